@@ -1,0 +1,1 @@
+"""The `stripemeter` command. Never imports Dagster, FastAPI or Polars at the top level."""

@@ -1,0 +1,101 @@
+"""Every error StripeMeter raises on purpose.
+
+    StripeMeterError
+    ├── InvalidInput        the caller sent something we cannot accept
+    ├── NotAllowed          the caller may not do this
+    ├── NotFound            no such thing for this tenant
+    ├── Conflict            it clashes with what is already recorded
+    ├── Unavailable         a dependency is down or full: nothing happened, try again
+    ├── StripeRejected      Stripe answered no: definitively not recorded there
+    ├── OutcomeUnknown      it may have happened: read back before any retry
+    └── InvariantBroken     our bug, or somebody edited our tables: stop and page
+
+HTTP statuses and Dagster failures are chosen at the edges, never here.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StripeMeterError(Exception):
+    """Base of the tree; `code` is stable, `retryable` says whether the same call may succeed later."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+
+class InvalidInput(StripeMeterError):
+    """The caller sent something we cannot accept.
+
+    Args:
+        message: what was expected, what came, what to do.
+        field: JSON path of the offending member, e.g. `events[0].quantity`; empty when the whole body is meant.
+        index: index of the offending event in its batch, or None.
+    """
+
+    code = "invalid_input"
+
+    def __init__(self, message: str, *, field: str = "", index: int | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+        self.index = index
+
+
+class NotAllowed(StripeMeterError):
+    """The caller may not do this."""
+
+    code = "not_allowed"
+
+
+class NotFound(StripeMeterError):
+    """No such thing for this tenant."""
+
+    code = "not_found"
+
+
+class Conflict(StripeMeterError):
+    """It clashes with what is already recorded."""
+
+    code = "conflict"
+
+
+class Unavailable(StripeMeterError):
+    """A dependency is down or a queue is full: nothing happened, try again."""
+
+    code = "unavailable"
+    retryable = True
+
+
+class StripeRejected(StripeMeterError):
+    """Stripe answered no: definitively not recorded there.
+
+    Args:
+        message: Stripe's own message.
+        status: HTTP status.
+        stripe_code: Stripe's error code, when it sent one.
+        request_id: Stripe's request id, when it sent one.
+    """
+
+    code = "stripe_rejected"
+
+    def __init__(
+        self, message: str, *, status: int, stripe_code: str | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.stripe_code = stripe_code
+        self.request_id = request_id
+
+
+class OutcomeUnknown(StripeMeterError):
+    """It may have happened: read back before any retry."""
+
+    code = "outcome_unknown"
+    retryable = True
+
+
+class InvariantBroken(StripeMeterError):
+    """Our bug, or somebody edited our tables: stop and page."""
+
+    code = "invariant_broken"

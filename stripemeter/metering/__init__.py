@@ -1,0 +1,1 @@
+"""The pure core of usage: events, days, segments, aggregation. No I/O, no clock, no environment."""

@@ -1,0 +1,1 @@
+"""Settings, logs, the embedded PostgreSQL and the supervisor behind `stripemeter up`."""

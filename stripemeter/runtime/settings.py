@@ -1,0 +1,61 @@
+"""Settings: the environment, read once, at an edge.
+
+Belongs here: names, defaults and bounds of what an operator may set. Does not: anything a tenant may set.
+Order: process environment, then `.env` in the working directory, then the default.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set. Original names are honoured where the original had them."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", populate_by_name=True, env_ignore_empty=True)
+
+    home: Path = Field(default=Path(".stripemeter"), validation_alias=AliasChoices("STRIPEMETER_HOME", "home"))
+    api_host: str = Field(default="127.0.0.1", validation_alias=AliasChoices("STRIPEMETER_API_HOST", "API_HOST"))
+    api_port: int = Field(
+        default=3000, ge=0, le=65535, validation_alias=AliasChoices("STRIPEMETER_API_PORT", "API_PORT", "api_port")
+    )
+    api_workers: int = Field(
+        default_factory=lambda: min(os.cpu_count() or 1, 8),
+        ge=1,
+        le=64,
+        validation_alias=AliasChoices("STRIPEMETER_API_WORKERS", "api_workers"),
+    )
+    dagster_port: int = Field(
+        default=3001, ge=0, le=65535, validation_alias=AliasChoices("STRIPEMETER_DAGSTER_PORT", "dagster_port")
+    )
+    emulator_port: int = Field(
+        default=3003, ge=0, le=65535, validation_alias=AliasChoices("STRIPEMETER_EMULATOR_PORT", "emulator_port")
+    )
+    database_url: str | None = Field(default=None, validation_alias=AliasChoices("DATABASE_URL", "database_url"))
+    postgres_bin: Path | None = Field(default=None, validation_alias=AliasChoices("STRIPEMETER_POSTGRES_BIN"))
+    log_level: str = Field(default="info", validation_alias=AliasChoices("STRIPEMETER_LOG_LEVEL", "LOG_LEVEL"))
+
+    stripe_secret_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("STRIPE_SECRET_KEY"))
+    stripe_test_secret_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("STRIPE_TEST_SECRET_KEY")
+    )
+    stripe_api_base: str | None = Field(default=None, validation_alias=AliasChoices("STRIPEMETER_STRIPE_API_BASE"))
+    allow_live: bool = Field(default=False, validation_alias=AliasChoices("STRIPEMETER_ALLOW_LIVE"))
+
+    max_ingest_batch: int = Field(default=1000, ge=1, le=10_000, validation_alias=AliasChoices("MAX_INGEST_BATCH"))
+    ingest_body_limit_bytes: int = Field(
+        default=1_048_576,
+        ge=1024,
+        validation_alias=AliasChoices("INGEST_BODY_LIMIT_BYTES", "API_BODY_LIMIT_BYTES"),
+    )
+    max_event_meta_bytes: int = Field(default=4096, ge=2, validation_alias=AliasChoices("MAX_EVENT_META_BYTES"))
+    strict_tenant_id_uuid: bool = Field(default=False, validation_alias=AliasChoices("STRICT_TENANT_ID_UUID"))
+
+    @property
+    def state(self) -> Path:
+        """The state directory, absolute."""
+        return self.home.expanduser().resolve()

@@ -1,0 +1,58 @@
+"""Fixtures every test may use: a real PostgreSQL per test process, a fresh migrated database per test."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg_pool import ConnectionPool
+
+from stripemeter.runtime.embedded_postgres import EmbeddedPostgres, find_bin_directory
+from stripemeter.store.migrations import migrate
+from stripemeter.store.postgres import open_pool
+
+TEMPLATE = "stripemeter_template"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """One embedded server per test process, ended with it; `fsync` is off, its own tests turn it on."""
+    server = EmbeddedPostgres(
+        directory=tmp_path_factory.mktemp("postgres"),
+        bin_directory=find_bin_directory(_configured_bin()),
+        shared_buffers_mb=128,
+        fsync=False,
+    )
+    process = server.start()
+    with psycopg.connect(server.database_url("postgres"), autocommit=True) as connection:
+        connection.execute(f"create database {TEMPLATE}")  # type: ignore[arg-type]
+    migrate(server.database_url(TEMPLATE))
+    yield server
+    server.stop(process)
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """The URL of an empty migrated database of this test's own."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres.database_url("postgres"), autocommit=True) as connection:
+        connection.execute(f"create database {name} template {TEMPLATE}")  # type: ignore[arg-type]
+    yield postgres.database_url(name)
+    with psycopg.connect(postgres.database_url("postgres"), autocommit=True) as connection:
+        connection.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def pool(database_url: str) -> Iterator[ConnectionPool]:
+    """A pool on this test's database."""
+    with open_pool(database_url, max_size=8) as opened:
+        yield opened
+
+
+def _configured_bin() -> Path | None:
+    configured = os.environ.get("STRIPEMETER_POSTGRES_BIN")
+    return Path(configured) if configured else None
