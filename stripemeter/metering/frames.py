@@ -1,0 +1,58 @@
+"""The shapes of the frames that cross functions, as pandera schemas.
+
+Belongs here: column names, types and what must hold of every row. Does not: building or reading frames.
+"""
+
+from __future__ import annotations
+
+import pandera.polars as pa
+import polars as pl
+
+QUANTITY = pl.Decimal(38, 12)
+INSTANT = pl.Datetime("us", "UTC")
+
+GROUP = ("tenant_id", "customer_ref", "meter", "day", "segment_start")
+"""What makes one counter: the key of the table `counters`."""
+
+LEDGER_EVENTS = pa.DataFrameSchema(
+    {
+        "tenant_id": pa.Column(pl.String),
+        "customer_ref": pa.Column(pl.String),
+        "meter": pa.Column(pl.String),
+        "ts": pa.Column(INSTANT),
+        "seq": pa.Column(pl.Int64),
+        "quantity": pa.Column(QUANTITY),
+    },
+    strict=True,
+    ordered=True,
+    name="ledger_events",
+)
+"""One row per event, any order; nulls never."""
+
+COUNTERS = pa.DataFrameSchema(
+    {
+        "tenant_id": pa.Column(pl.String),
+        "customer_ref": pa.Column(pl.String),
+        "meter": pa.Column(pl.String),
+        "day": pa.Column(pl.Date),
+        "segment_start": pa.Column(INSTANT),
+        "event_count": pa.Column(pl.Int64, pa.Check.gt(0)),
+        "sum_whole": pa.Column(pl.Decimal(38, 0)),
+        "sum_fraction": pa.Column(QUANTITY),
+        "quantity_min": pa.Column(QUANTITY),
+        "quantity_max": pa.Column(QUANTITY),
+        "quantity_last": pa.Column(QUANTITY),
+        "last_ts": pa.Column(INSTANT),
+        "last_seq": pa.Column(pl.Int64),
+    },
+    unique=list(GROUP),
+    strict=True,
+    ordered=True,
+    name="counters",
+)
+"""One row per counter; `sum_whole + sum_fraction` is the sum (see `aggregation`)."""
+
+
+def empty_events() -> pl.DataFrame:
+    """No events, in the shape of LEDGER_EVENTS."""
+    return pl.DataFrame(schema={name: column.dtype.type for name, column in LEDGER_EVENTS.columns.items()})

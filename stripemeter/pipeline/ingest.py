@@ -1,0 +1,310 @@
+"""Accepting events: a group commit per worker process.
+
+Belongs here: queueing, batching, the one transaction that stores a batch, telling duplicates from conflicts, isolating
+poison. Does not: parsing (`metering.events`), HTTP, counting.
+
+One flusher takes everything queued as soon as the previous batch is on disk: no timers, no lingering. Under load
+batches grow and amortise the round trip and the disk; idle, an event waits for nobody. The whole batch is one
+statement, so it commits or it does not; waiters are answered only after the commit itself is confirmed.
+
+This module alone uses asyncpg: it measured 1.4 times psycopg's throughput here (docs/decisions/0004).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from enum import Enum
+from typing import Any
+
+import asyncpg
+import structlog
+from asyncpg.pgproto.pgproto import UUID
+
+from stripemeter.errors import Unavailable
+from stripemeter.metering.days import month_start
+from stripemeter.metering.events import RejectedEvent, UsageEvent
+from stripemeter.store.sql import load_queries
+
+MAX_FLUSH_EVENTS = 2000
+"""Knee of the measured curve: larger batches only add latency."""
+MAX_QUEUED_EVENTS = 20_000
+"""Ten batches: beyond it a newcomer would wait longer than it takes to be told to come back."""
+STATEMENT_SECONDS = 30
+FIRST_PARTITIONED_YEAR = 2000
+
+_log = structlog.get_logger(__name__)
+_SETTINGS = {
+    "application_name": "stripemeter-ingest",
+    "timezone": "UTC",
+    "synchronous_commit": "on",
+    # The arrays' lengths are unknown to a generic plan: it would guess ten rows and join a thousand by a nested loop.
+    "enable_nestloop": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+    "idle_in_transaction_session_timeout": "60s",
+}
+
+
+class Outcome(Enum):
+    """What one event came to."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    REJECTED = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventResult:
+    """The outcome of one event, in the order of its request."""
+
+    idempotency_key: str
+    outcome: Outcome
+    code: str | None = None
+    message: str | None = None
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """One request in the queue."""
+
+    events: Sequence[UsageEvent | RejectedEvent]
+    answered: asyncio.Future[list[EventResult]]
+    outcomes: dict[int, EventResult] = field(default_factory=dict)
+
+
+class GroupCommit:
+    """The flusher of one process. `accept` may be called by any number of coroutines of its event loop."""
+
+    def __init__(self, database_url: str, *, clock: Callable[[], datetime]) -> None:
+        self._database_url = database_url
+        self._clock = clock
+        self._queries = load_queries("ingest")
+        self._queue: deque[_Waiting] = deque()
+        self._queued_events = 0
+        self._wake = asyncio.Event()
+        self._connection: asyncpg.Connection[Any] | None = None
+        self._months: set[date] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start the flusher on the running loop; the database need not be up yet."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="group-commit")
+
+    async def stop(self) -> None:
+        """Answer what is queued, then close."""
+        while self._queue or self._queued_events:
+            await asyncio.sleep(0.01)
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._disconnect()
+
+    async def accept(self, events: Sequence[UsageEvent | RejectedEvent]) -> list[EventResult]:
+        """Store events durably; results in the same order. Returns after the commit, never before.
+
+        Raises:
+            Unavailable: the queue is full (nothing was stored), or the database went away (what it had committed is
+                recognised as duplicate when the same request comes again).
+        """
+        if self._queued_events + len(events) > MAX_QUEUED_EVENTS:
+            raise Unavailable(f"{self._queued_events} events are waiting to be stored: try again in a second")
+        waiting = _Waiting(events, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._queued_events += len(events)
+        self._wake.set()
+        return await waiting.answered
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                batch = self._take()
+                try:
+                    await self._flush(batch)
+                except Exception as error:  # noqa: BLE001 - the flusher must outlive any batch; waiters get the error
+                    _fail(batch, error)
+                finally:
+                    self._queued_events -= sum(len(waiting.events) for waiting in batch)
+
+    def _take(self) -> list[_Waiting]:
+        taken = [self._queue.popleft()]
+        size = len(taken[0].events)
+        while self._queue and size + len(self._queue[0].events) <= MAX_FLUSH_EVENTS:
+            size += len(self._queue[0].events)
+            taken.append(self._queue.popleft())
+        return taken
+
+    async def _flush(self, batch: list[_Waiting]) -> None:
+        """Store a batch of requests; a batch the database refuses as data is halved until the culprit stands alone."""
+        try:
+            await self._store(batch)
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError) as error:
+            if len(batch) > 1:
+                half = len(batch) // 2
+                await self._flush(batch[:half])
+                await self._flush(batch[half:])
+                return
+            await self._isolate(batch[0], error)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            await self._disconnect()
+            _log.warning("ingest_interrupted", error=type(error).__name__, requests=len(batch))
+            raise Unavailable("the ledger is not available: send the same request again") from error
+        _answer(batch)
+
+    async def _isolate(self, waiting: _Waiting, error: Exception) -> None:
+        """Store one request's events one by one, and reject those the database refuses."""
+        for index, event in enumerate(waiting.events):
+            alone = _Waiting([event], waiting.answered)
+            try:
+                await self._store([alone])
+                waiting.outcomes[index] = alone.outcomes[0]
+            except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError):
+                _log.error("event_unstorable", error=type(error).__name__)
+                refused = RejectedEvent(event.tenant_id, event.idempotency_key, "unstorable", "the event cannot be stored")
+                alone = _Waiting([refused], waiting.answered)
+                await self._store([alone])
+                waiting.outcomes[index] = alone.outcomes[0]
+
+    async def _store(self, batch: list[_Waiting]) -> None:
+        connection = await self._connected()
+        received_on = self._clock().date()
+        first: dict[bytes, UsageEvent] = {}
+        received: dict[str, int] = {}
+        rejected: dict[str, int] = {}
+        for waiting in batch:
+            for event in waiting.events:
+                tenant = event.tenant_id
+                received[tenant] = received.get(tenant, 0) + 1
+                if isinstance(event, UsageEvent):
+                    first.setdefault(event.key_hash, event)
+                else:
+                    rejected[tenant] = rejected.get(tenant, 0) + 1
+        # Sorted, or two workers with overlapping batches deadlock on each other's keys.
+        rows = sorted(first.values(), key=_by_key_hash)
+        await self._ensure_months(connection, rows)
+        tenants = sorted(received)
+        stored = await connection.fetch(
+            self._queries["accept_events"],
+            *_columns(rows),
+            tenants,
+            [received[tenant] for tenant in tenants],
+            [rejected.get(tenant, 0) for tenant in tenants],
+            received_on,
+            timeout=STATEMENT_SECONDS,
+        )
+        accepted = {record[0].bytes for record in stored}
+        standing = {key: event.payload_hash for key, event in first.items() if key in accepted}
+        if len(accepted) < len(first):
+            taken = [UUID(row.key_hash) for row in rows if row.key_hash not in accepted]
+            for record in await connection.fetch(self._queries["load_payload_hashes"], taken, timeout=STATEMENT_SECONDS):
+                standing[record[0].bytes] = record[1]
+        conflicts = _settle(batch, accepted, standing)
+        if conflicts:
+            await self._quarantine(connection, conflicts, received_on)
+
+    async def _quarantine(
+        self, connection: asyncpg.Connection[Any], conflicts: list[UsageEvent], received_on: date
+    ) -> None:
+        times: dict[tuple[bytes, int], int] = {}
+        distinct: dict[tuple[bytes, int], UsageEvent] = {}
+        for event in conflicts:
+            identity = (event.key_hash, event.payload_hash)
+            times[identity] = times.get(identity, 0) + 1
+            distinct[identity] = event
+        ordered = sorted(distinct)
+        await connection.execute(
+            self._queries["quarantine_conflicts"],
+            *_columns([distinct[identity] for identity in ordered]),
+            [times[identity] for identity in ordered],
+            received_on,
+            timeout=STATEMENT_SECONDS,
+        )
+
+    async def _ensure_months(self, connection: asyncpg.Connection[Any], rows: Sequence[UsageEvent]) -> None:
+        months = {(row.ts.year, row.ts.month) for row in rows}
+        for year, month in months:
+            start = date(year, month, 1)
+            if start not in self._months and year >= FIRST_PARTITIONED_YEAR:
+                await connection.execute(self._queries["ensure_events_month"], month_start(start))
+                self._months.add(start)
+
+    async def _connected(self) -> asyncpg.Connection[Any]:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncpg.connect(
+                self._database_url, server_settings=_SETTINGS, timeout=5, command_timeout=STATEMENT_SECONDS
+            )
+        return self._connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        self._months.clear()  # another database may answer next time
+        if connection is not None:
+            connection.terminate()
+
+
+def _settle(batch: list[_Waiting], accepted: set[bytes], standing: dict[bytes, int]) -> list[UsageEvent]:
+    """Write every event's outcome; returns the conflicting ones. The first bearer of a new key is the accepted one."""
+    unclaimed = set(accepted)
+    conflicts: list[UsageEvent] = []
+    for waiting in batch:
+        for index, event in enumerate(waiting.events):
+            key = event.idempotency_key
+            if isinstance(event, RejectedEvent):
+                result = EventResult(
+                    idempotency_key=key, outcome=Outcome.REJECTED, code=event.code, message=event.message
+                )
+            elif event.key_hash in unclaimed:
+                unclaimed.discard(event.key_hash)
+                result = EventResult(idempotency_key=key, outcome=Outcome.ACCEPTED)
+            elif standing[event.key_hash] == event.payload_hash:
+                result = EventResult(idempotency_key=key, outcome=Outcome.DUPLICATE)
+            else:
+                conflicts.append(event)
+                result = EventResult(
+                    idempotency_key=key,
+                    outcome=Outcome.CONFLICT,
+                    code="idempotency_conflict",
+                    message="this idempotency key was used with a different payload: the first stands",
+                )
+            waiting.outcomes[index] = result
+    return conflicts
+
+
+def _columns(rows: Sequence[UsageEvent]) -> list[list[Any]]:
+    return [
+        [UUID(row.key_hash) for row in rows],
+        [row.payload_hash for row in rows],
+        [row.tenant_id for row in rows],
+        [row.metric for row in rows],
+        [row.customer_ref for row in rows],
+        [row.resource_id for row in rows],
+        [row.quantity for row in rows],
+        [row.ts for row in rows],
+        [row.meta for row in rows],
+        [row.idempotency_key for row in rows],
+        [row.source for row in rows],
+    ]
+
+
+def _by_key_hash(event: UsageEvent) -> bytes:
+    return event.key_hash
+
+
+def _answer(batch: list[_Waiting]) -> None:
+    for waiting in batch:
+        if not waiting.answered.done():
+            waiting.answered.set_result([waiting.outcomes[index] for index in range(len(waiting.events))])
+
+
+def _fail(batch: list[_Waiting], error: Exception) -> None:
+    for waiting in batch:
+        if not waiting.answered.done():
+            waiting.answered.set_exception(error)
