@@ -1,0 +1,49 @@
+# Everything a developer runs. `make help` lists it; each target does its own set-up.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+STAMP := .venv/.installed
+PYTEST := $(BIN)/pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down demo test test-fast check format bench lock
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## build .venv from requirements.lock (every other target does it when needed)
+
+$(STAMP): requirements.lock pyproject.toml tools/uv-requirements.txt tools/bootstrap.py
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed"; exit 1; }
+	@echo "building .venv from requirements.lock"
+	@$(PYTHON) tools/bootstrap.py
+
+up: $(STAMP) ## start everything in the foreground; Ctrl-C stops it
+	@exec $(BIN)/stripemeter up
+
+down: $(STAMP) ## stop a stack that runs elsewhere from this directory
+	@exec $(BIN)/stripemeter down
+
+demo: $(STAMP) ## start everything with a month of sample usage
+	@exec $(BIN)/stripemeter demo
+
+test: $(STAMP) ## run every test (ARGS="-k fold" passes options to pytest)
+	@$(PYTEST) -n 2 --dist worksteal $(ARGS)
+
+test-fast: $(STAMP) ## run the pure tests only: seconds, no server
+	@$(PYTEST) -q tests/unit tests/laws $(ARGS)
+
+check: $(STAMP) ## format, lint, types, import contracts, SQL: what CI runs before the tests
+	@$(BIN)/python -m tools.check
+
+format: $(STAMP) ## rewrite Python files to the one format
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix --quiet
+
+bench: $(STAMP) ## measure; timings are never tests
+	@$(BIN)/python -m bench
+
+lock: $(STAMP) ## update requirements.lock to the newest versions the bounds allow
+	@$(BIN)/uv pip compile pyproject.toml --extra server --extra demo --group dev --universal --generate-hashes \
+		--no-header --no-annotate --python-version 3.11 --upgrade --quiet --output-file requirements.lock
