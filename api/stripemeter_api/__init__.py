@@ -1,0 +1,1 @@
+"""The HTTP receiver and reads: one router per noun, and the hot ingest route ahead of the framework."""
