@@ -13,6 +13,7 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## build .venv from requirements.lock (every other target does it when needed)
+	@:
 
 $(STAMP): requirements.lock pyproject.toml tools/uv-requirements.txt tools/bootstrap.py
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed"; exit 1; }
