@@ -22,6 +22,7 @@ LEDGER_EVENTS = pa.DataFrameSchema(
         "ts": pa.Column(INSTANT),
         "seq": pa.Column(pl.Int64),
         "quantity": pa.Column(QUANTITY),
+        "received_at": pa.Column(INSTANT),
     },
     strict=True,
     ordered=True,
@@ -52,7 +53,3 @@ COUNTERS = pa.DataFrameSchema(
 )
 """One row per counter; `sum_whole + sum_fraction` is the sum (see `aggregation`)."""
 
-
-def empty_events() -> pl.DataFrame:
-    """No events, in the shape of LEDGER_EVENTS."""
-    return pl.DataFrame(schema={name: column.dtype.type for name, column in LEDGER_EVENTS.columns.items()})

@@ -1,0 +1,132 @@
+-- Reading the ledger: the fold's window, a day, and how far things are.
+
+-- name: load_cut
+-- Every transaction below the cut is finished, so everything of it is visible to later statements.
+select
+    pg_snapshot_xmin(pg_current_snapshot())::text as cut,
+    (pg_control_system()).system_identifier as system_identifier;
+
+-- name: has_events
+-- Whether anything lies in the window.
+select exists(
+    select 1
+    from events
+    where
+        xid >= %(lower)s::xid8
+        and xid < %(upper)s::xid8
+);
+
+-- name: bound_window
+-- The xid of the row that lies `max_events` rows into the window, or nothing when the window is smaller.
+select xid::text
+from events
+where
+    xid >= %(lower)s::xid8
+    and xid < %(upper)s::xid8
+order by xid
+offset %(max_events)s
+limit 1;
+
+-- name: next_xid
+-- The window that holds exactly the transaction at its lower end.
+select ((%(xid)s::text)::numeric + 1)::text;
+
+-- name: lock_cursor
+-- The fold's cursor, locked until the transaction ends; nothing when the fold never ran.
+select
+    folded_below::text,
+    system_identifier
+from fold_cursors
+where name = 'counters'
+for update;
+
+-- name: create_cursor
+-- Starts the fold at the beginning of the ledger.
+insert into fold_cursors (name, folded_below, system_identifier, advanced_at)
+values ('counters', '0'::xid8, %(system_identifier)s, now())
+on conflict (name) do nothing;
+
+-- name: advance_cursor
+-- Everything below is now in the counters.
+update fold_cursors
+set
+    folded_below = %(folded_below)s::xid8,
+    advanced_at = now()
+where name = 'counters';
+
+-- name: load_cursor
+-- How far the fold has read, without locking.
+select
+    folded_below::text,
+    system_identifier
+from fold_cursors
+where name = 'counters';
+
+-- name: load_fold_lag
+-- What waits behind the fold, and how old the cut is. Counting stops at a bound: beyond it only "many" matters.
+select
+    (
+        select count(*) from (
+            select 1
+            from events
+            where events.xid >= coalesce(
+                (select c.folded_below from fold_cursors as c where c.name = 'counters'), '0'::xid8
+            )
+            limit %(at_most)s
+        ) as tail
+    ) as pending_events,
+    (
+        select coalesce(max(extract(epoch from now() - a.xact_start)), 0)::bigint
+        from pg_stat_activity as a
+        where a.backend_xid is not null and a.pid <> pg_backend_pid()
+    ) as cut_age_seconds,
+    (select c.advanced_at from fold_cursors as c where c.name = 'counters') as cursor_advanced_at;
+
+-- name: load_arrivals
+-- What arrived on each of the last days, and what became of it.
+select
+    received_on,
+    sum(received)::bigint as received,
+    sum(accepted)::bigint as accepted,
+    sum(duplicates)::bigint as duplicates,
+    sum(conflicts)::bigint as conflicts,
+    sum(rejected)::bigint as rejected
+from ingest_tallies
+where received_on > (now() at time zone 'UTC')::date - %(days)s::integer
+group by received_on
+order by received_on desc;
+
+-- name: load_last_arrival
+-- When the newest ledger row arrived.
+select max(received_at)
+from events
+where xid = (select max(e.xid) from events as e);
+
+-- name: ensure_month
+-- Makes the ledger partition of a month (its first day) exist.
+select ensure_events_month(%(month_on)s::date);
+
+-- name: restamp_folded
+-- After a restore: rows the fold had read get the lowest xid, which every cursor is past.
+update events
+set xid = '1'::xid8
+where xid < %(folded_below)s::xid8;
+
+-- name: restamp_unfolded
+-- After a restore: rows the fold had not read get the restoring transaction's own xid.
+update events
+set xid = pg_current_xact_id()
+where xid >= %(folded_below)s::xid8;
+
+-- name: restamp_cursor
+-- After a restore: the cursor in this cluster's own numbers.
+update fold_cursors
+set
+    folded_below = '2'::xid8,
+    system_identifier = %(system_identifier)s,
+    advanced_at = now()
+where name = 'counters';
+
+-- name: lock_ledger
+-- Keeps writers out while xids are rewritten.
+lock table events in exclusive mode;

@@ -1,0 +1,33 @@
+-- Ledger rows for counting, read as Arrow. Parameters are ADBC's ($1).
+-- sqlfluff:templater:placeholder:param_style:numeric_dollar
+
+-- name: scan_window
+-- The events of the xid window [$1, $2), any order; quantity as text, because Arrow has no unbounded decimal.
+select
+    tenant_id,
+    customer_ref,
+    metric as meter,
+    ts,
+    seq,
+    quantity::text as quantity,
+    received_at
+from events
+where
+    xid >= $1::xid8
+    and xid < $2::xid8;
+
+-- name: scan_day
+-- The events of the time range [$1, $2) that the fold has read (xid below $3), any order.
+select
+    tenant_id,
+    customer_ref,
+    metric as meter,
+    ts,
+    seq,
+    quantity::text as quantity,
+    received_at
+from events
+where
+    ts >= $1
+    and ts < $2
+    and xid < $3::xid8;

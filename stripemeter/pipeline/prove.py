@@ -1,0 +1,105 @@
+"""Proving: what was counted is what the ledger holds, and nothing that arrived was lost.
+
+Belongs here: laws 2 and 4 as questions asked of the real tables. Does not: repairs (`pipeline.recount`), Stripe's side
+(`pipeline.reconcile`), when to ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from psycopg_pool import ConnectionPool
+
+from stripemeter.metering.aggregation import aggregate
+from stripemeter.metering.days import days_between, month_start
+from stripemeter.store import counters, ledger
+from stripemeter.store.counters import CounterMismatch
+from stripemeter.store.ledger import FoldLag
+from stripemeter.store.postgres import transaction
+from stripemeter.store.sql import load_queries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantConservation:
+    """Law 2 for one tenant, read in one snapshot."""
+
+    tenant_id: str
+    received: int
+    accepted: int
+    duplicates: int
+    conflicts: int
+    rejected: int
+    counted: int
+    pending: int
+    quarantined: int
+
+    @property
+    def holds(self) -> bool:
+        """received = accepted + duplicate + conflict + rejected; accepted = counted + pending; conflicts are kept."""
+        return (
+            self.received == self.accepted + self.duplicates + self.conflicts + self.rejected
+            and self.accepted == self.counted + self.pending
+            and self.conflicts == self.quarantined
+        )
+
+
+def open_days(now: datetime) -> list[date]:
+    """Days of segments that may still be invoiced: the current and the previous UTC month, up to today."""
+    today = now.astimezone(UTC).date()
+    previous = month_start(month_start(today) - timedelta(days=1))
+    return days_between(previous, today)
+
+
+def counters_equal_ledger(pool: ConnectionPool, days: Sequence[date]) -> tuple[CounterMismatch, ...]:
+    """Law 4: counters of these days that are not exactly what the folded events make; empty when all are.
+
+    Reads cursor and counters in one snapshot and the ledger below that cursor, so it may run beside anything.
+
+    Raises:
+        Unavailable: Postgres does not answer.
+        InvariantBroken: the database was restored into another cluster.
+    """
+    mismatches: list[CounterMismatch] = []
+    for day in days:
+        with transaction(pool) as tx:
+            tx.execute(load_queries("counters")["read_one_snapshot"])
+            below = ledger.load_cursor(tx)
+            events = ledger.scan_day(pool.conninfo, day, below=below)
+            mismatches += counters.compare_day(tx, day, aggregate(events))
+    return tuple(mismatches)
+
+
+def conservation(pool: ConnectionPool) -> tuple[TenantConservation, ...]:
+    """Law 2 for every tenant that ever sent anything.
+
+    Raises:
+        Unavailable: Postgres does not answer.
+    """
+    with transaction(pool) as tx:
+        rows = tx.execute(load_queries("counters")["load_conservation"]).fetchall()
+    return tuple(
+        TenantConservation(
+            tenant_id=row[0],
+            received=row[1],
+            accepted=row[2],
+            duplicates=row[3],
+            conflicts=row[4],
+            rejected=row[5],
+            counted=row[6],
+            pending=row[7],
+            quarantined=row[8],
+        )
+        for row in rows
+    )
+
+
+def fold_lag(pool: ConnectionPool) -> FoldLag:
+    """What waits behind the fold.
+
+    Raises:
+        Unavailable: Postgres does not answer.
+    """
+    with transaction(pool) as tx:
+        return ledger.load_fold_lag(tx)
