@@ -12,7 +12,7 @@ from datetime import date
 import structlog
 from psycopg_pool import ConnectionPool
 
-from stripemeter.errors import Unavailable
+from stripemeter.errors import StripeMeterError, Unavailable
 from stripemeter.pipeline.recount import RecountedDay, recount_day
 from stripemeter.store.counter_days import record_failed_recount
 from stripemeter.store.postgres import transaction
@@ -31,8 +31,8 @@ class FailedDay:
 def recount_days(pool: ConnectionPool, days: Iterable[date]) -> Iterator[RecountedDay | FailedDay]:
     """Recount the days in the order given; yields what came of each once it is committed.
 
-    A failed recount is counted against its day (`counter_days.failed_recounts`) and the next day goes on. When Postgres
-    is away no day is to blame: nothing is counted, and the iteration ends with that day as its last.
+    A failed recount is written down against its day (`counter_days.failed_recounts`) and the next day goes on. When not
+    even that can be written Postgres is away, and the iteration ends with that day as its last.
     """
     for day in days:
         try:
@@ -45,11 +45,10 @@ def recount_days(pool: ConnectionPool, days: Iterable[date]) -> Iterator[Recount
 def _recount(pool: ConnectionPool, day: date) -> RecountedDay | FailedDay:
     try:
         return recount_day(pool, day)
-    except Unavailable:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with this day must not keep the others from theirs
+    except Exception as error:  # whatever is wrong with this day must not keep the others from theirs
         message = f"{type(error).__name__}: {error}"
-        with transaction(pool) as tx:
-            record_failed_recount(tx, day, message)
+        if not isinstance(error, StripeMeterError) or error.retryable:  # recount_day wrote the others down itself
+            with transaction(pool) as tx:
+                record_failed_recount(tx, day, message)
         _log.exception("day_recount_failed", day=day.isoformat())
         return FailedDay(day=day, message=message)

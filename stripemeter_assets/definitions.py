@@ -1,0 +1,39 @@
+"""The code location: everything Dagster knows of us, in the order usage flows.
+
+Belongs here: the table of contents. Does not: anything with a body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from stripemeter_assets import triggers
+from stripemeter_assets.assets import counters, events, pushes, reconciliations
+from stripemeter_assets.resources import PostgresResource, StripeResource
+
+
+def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """The code location, with the environment's resources or those given (`postgres`, `stripe`)."""
+    return dg.Definitions(
+        assets=[events.events, counters.counters, pushes.pushes, reconciliations.reconciliations],
+        asset_checks=[
+            events.events_arrive,
+            counters.counters_equal_ledger,
+            counters.conservation,
+            counters.late_days_settled,
+            counters.fold_is_current,
+        ],
+        jobs=[triggers.recount, triggers.push, triggers.reconcile, triggers.prove, triggers.housekeeping],
+        sensors=[triggers.fold_events, triggers.late_days, triggers.unpushed_usage],
+        schedules=[triggers.hourly_reconciliation, triggers.nightly_proof, triggers.daily_housekeeping],
+        resources=resources
+        or {"postgres": PostgresResource(database_url=dg.EnvVar("DATABASE_URL")), "stripe": StripeResource()},
+        # Runs share the machine with the API, and Celery's prefork workers may not have children of their own.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions()

@@ -1,0 +1,195 @@
+"""What operators read: facts of the core as Dagster metadata.
+
+Belongs here: tables, wording, units of display. Does not: deciding anything; a verdict comes in as a fact.
+Quantities are shown as text: Dagster's numbers are floats.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import dagster as dg
+import pandera.polars as pa
+
+from stripemeter.pipeline.fold import FoldReport
+from stripemeter.pipeline.recount import RecountedDay
+from stripemeter.pipeline.recount_days import FailedDay
+from stripemeter.store.counters import CounterMismatch
+from stripemeter.store.ledger import FoldLag
+
+TABLE_ROWS = 100
+"""Most rows of one table: the event log stores them with every event."""
+
+Metadata = Mapping[str, Any]
+
+
+def table_metadata(name: str, schema: pa.DataFrameSchema | None = None) -> dict[str, Any]:
+    """The table an asset is, and the columns of its frame."""
+    columns = {} if schema is None else {"dagster/column_schema": column_schema(schema)}
+    return {"dagster/table_name": name, **columns}
+
+
+def column_schema(schema: pa.DataFrameSchema) -> dg.TableSchema:
+    """A pandera schema as Dagster shows it."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(name, str(column.dtype), constraints=dg.TableColumnConstraints(nullable=column.nullable))
+            for name, column in schema.columns.items()
+        ]
+    )
+
+
+def facts(report: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass of the core
+    """Every field of a report under its own name; a tuple of dataclasses becomes a table."""
+    return {field.name: _value(getattr(report, field.name)) for field in dataclasses.fields(report)}
+
+
+def records(rows: Iterable[Any]) -> dg.TableMetadataValue:
+    """Dataclasses of one type as a table, the first TABLE_ROWS of them."""
+    shown = [_record(row) for row in list(rows)[:TABLE_ROWS]]
+    columns = [dg.TableColumn(name, _type_name(value)) for name, value in (shown[0].items() if shown else ())]
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in shown], schema=dg.TableSchema(columns))
+
+
+def markdown(rows: Iterable[Any]) -> dg.MarkdownMetadataValue:
+    """Dataclasses of one type as a Markdown table, which the asset's page shows in place."""
+    shown = [_record(row) for row in list(rows)[:TABLE_ROWS]]
+    if not shown:
+        return dg.MetadataValue.md("none")
+    lines = [list(shown[0]), ["---"] * len(shown[0]), *([_cell(value) for value in row.values()] for row in shown)]
+    return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def check_result(
+    *,
+    passed: bool,
+    description: str,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    offenders: Sequence[Any] = (),
+    metadata: Metadata | None = None,
+) -> dg.AssetCheckResult:
+    """A verdict with its offenders: how many, and the first of them as a table."""
+    return dg.AssetCheckResult(
+        passed=passed,
+        severity=severity,
+        description=description,
+        metadata={"offenders": len(offenders), "worst": records(offenders), **(metadata or {})},
+    )
+
+
+def recounted(day: RecountedDay) -> dict[str, Any]:
+    """What an operator sees of a recounted day; `changed` above zero says the running count was wrong."""
+    return {
+        "events": day.events,
+        "counters": day.counters,
+        "changed": day.changed,
+        "top_meters": markdown(day.meters),
+        "dagster/partition_row_count": day.counters,
+    }
+
+
+def recounted_materialization(day: RecountedDay) -> dg.AssetMaterialization:
+    """The same as an event of its own, for a day of a run that failed on another."""
+    return dg.AssetMaterialization("counters", partition=day.day.isoformat(), metadata=recounted(day))
+
+
+def folded_materializations(report: FoldReport) -> list[dg.AssetMaterialization]:
+    """One event for the ledger and one per day the fold touched."""
+    arrived = dg.AssetMaterialization("events", metadata={"events": report.events, "has_more": report.has_more})
+    touched = [
+        dg.AssetMaterialization("counters", partition=folded.day.isoformat(), metadata=facts(folded))
+        for folded in report.days
+    ]
+    return [arrived, *touched]
+
+
+def progress(outcome: RecountedDay | FailedDay) -> str:
+    """One line per day for a run's log; `stripemeter counters recount` shows it too."""
+    match outcome:
+        case RecountedDay():
+            return f"{outcome.day}: {outcome.events} events, {outcome.counters} counters, {outcome.changed} changed"
+        case FailedDay():
+            return f"{outcome.day}: FAILED, {outcome.message}"
+
+
+def failed_days(days: Sequence[date], outcomes: Sequence[RecountedDay | FailedDay]) -> str:
+    """Names the failed days with their reasons, and says what became of the others."""
+    failed = [outcome for outcome in outcomes if isinstance(outcome, FailedDay)]
+    lines = "\n".join(f"- {outcome.day}: {outcome.message}" for outcome in failed)
+    return (
+        f"{len(failed)} of {len(days)} days failed; {len(outcomes) - len(failed)} were recounted and are committed, "
+        f"{len(days) - len(outcomes)} were not attempted\n{lines}"
+    )
+
+
+def counters_verdict(days: Sequence[date], mismatches: Sequence[CounterMismatch]) -> str:
+    """Which days differ, in one line."""
+    wrong = sorted({mismatch.day for mismatch in mismatches})
+    if not wrong:
+        return f"all counters of {len(days)} days are equal to their ledger"
+    return f"{len(mismatches)} counters differ, on {_text(tuple(wrong))}: materialise these days"
+
+
+def is_current(lag: FoldLag, *, now: datetime, within_seconds: int) -> bool:
+    """Whether neither the cut nor a backlog is older than the bound."""
+    advanced_at = lag.cursor_advanced_at or now
+    is_waiting = lag.pending_events > 0 and (now - advanced_at).total_seconds() > within_seconds
+    return lag.cut_age_seconds <= within_seconds and not is_waiting
+
+
+def fold_verdict(lag: FoldLag) -> str:
+    """The backlog and the age of the cut, in one line."""
+    return f"{lag.pending_events} events wait for the fold; its cut is {lag.cut_age_seconds} s old"
+
+
+def _record(row: Any) -> dict[str, str | int | bool]:  # noqa: ANN401
+    return {
+        field.name: value if isinstance(value := getattr(row, field.name), int) else _text(value)
+        for field in dataclasses.fields(row)
+    }
+
+
+def _value(value: Any) -> Any:  # noqa: ANN401
+    match value:
+        case bool() | int() | str():
+            return value
+        case tuple() | list() if value and all(dataclasses.is_dataclass(item) for item in value):
+            return records(value)
+        case _:
+            return _text(value)
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return "none"
+        case Decimal():
+            return f"{value:f}"
+        case datetime():
+            return value.isoformat(timespec="seconds")
+        case date():
+            return value.isoformat()
+        case tuple() | list() | set() | frozenset():
+            return ", ".join(_text(item) for item in value) or "none"
+        case _:
+            return str(value)
+
+
+def _type_name(value: object) -> str:
+    match value:
+        case bool():
+            return "bool"
+        case int():
+            return "int"
+        case _:
+            return "string"
+
+
+def _cell(value: object) -> str:
+    # Names come from customers: a pipe or a tag in one must stay text.
+    text = str(value).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split()) or " "

@@ -1,0 +1,153 @@
+"""What starts by itself: jobs, sensors and schedules.
+
+Belongs here: when. Does not: what (the assets), how (`stripemeter.pipeline`).
+
+Idle costs: three sensors, and no run while there is nothing to do.
+"""
+
+from datetime import UTC, date, datetime, timedelta
+
+import dagster as dg
+
+from stripemeter.metering.days import next_month
+from stripemeter.pipeline.fold import fold
+from stripemeter.store.counter_days import dirty_days, stuck_days
+from stripemeter.store.ledger import ensure_month
+from stripemeter_assets import presentation
+from stripemeter_assets.assets.counters import MAX_FAILED_RECOUNTS
+from stripemeter_assets.housekeeping import LATE, SCHEDULED, UNPUSHED, delete_old_runs
+from stripemeter_assets.partitions import covering_ranges, days_of, has_partition, tags_for
+from stripemeter_assets.resources import PostgresResource
+
+FOLD_MAX_EVENTS = 200_000
+"""One tick's slice: seconds of work, far from the 60 s a tick may take; the next tick takes the next."""
+QUIET_SECONDS = 30
+"""How long late events must have stopped arriving for a day, so that a burst becomes one recount."""
+DIRTY_LIMIT = 4000
+"""Eleven years of days: an import may dirty them all, and they still share a few runs."""
+PUSH_PAUSE = timedelta(minutes=5)
+"""How long nothing is requested after a push run failed as a whole."""
+
+IN_FLIGHT = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+recount = dg.define_asset_job(
+    "recount",
+    selection=dg.AssetSelection.assets("counters"),
+    description="Recount days from the ledger and prove the open days.",
+)
+push = dg.define_asset_job(
+    "push",
+    selection=dg.AssetSelection.assets("pushes", "reconciliations"),
+    description="Send Stripe what it lacks, then compare.",
+    tags=UNPUSHED,
+)
+reconcile = dg.define_asset_job(
+    "reconcile",
+    selection=dg.AssetSelection.assets("reconciliations")
+    | dg.AssetSelection.checks_for_assets("events")
+    | dg.AssetSelection.checks(
+        dg.AssetCheckKey(dg.AssetKey("counters"), "conservation"),
+        dg.AssetCheckKey(dg.AssetKey("counters"), "late_days_settled"),
+        dg.AssetCheckKey(dg.AssetKey("counters"), "fold_is_current"),
+    ),
+    description="Compare with Stripe, and look at the standing checks.",
+    tags=SCHEDULED,
+)
+prove = dg.define_asset_job(
+    "prove",
+    selection=dg.AssetSelection.checks_for_assets("counters"),
+    description="Prove every open day's counters against the ledger.",
+    tags=SCHEDULED,
+)
+
+
+@dg.op
+def tidy(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
+    """Delete old runs; create the ledger partitions of this month and the next."""
+    now = datetime.now(UTC)
+    with postgres.transaction() as tx:
+        ensure_month(tx, now.date().replace(day=1))
+        ensure_month(tx, next_month(now.date()))
+    context.log.info("deleted %d runs past their retention", delete_old_runs(context.instance, now))
+
+
+@dg.job(tags=SCHEDULED)
+def housekeeping() -> None:
+    """Keep Dagster's tables small and the ledger's next month ready."""
+    tidy()
+
+
+@dg.sensor(minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
+def fold_events(postgres: PostgresResource) -> dg.SensorResult | dg.SkipReason:
+    """Fold what is committed beyond the cursor; report the days it touched. Committed first, reported after."""
+    report = fold(postgres.pool, max_events=FOLD_MAX_EVENTS)
+    if not report.events:
+        return dg.SkipReason("nothing beyond the fold cursor")
+    return dg.SensorResult(asset_events=presentation.folded_materializations(report))
+
+
+@dg.sensor(job=recount, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+def late_days(context: dg.SensorEvaluationContext, postgres: PostgresResource) -> list[dg.RunRequest] | dg.SkipReason:
+    """Ask for a recount of every dirty day that nobody is recounting yet: a few ranges, never a run per day.
+
+    It looks at what is dirty now and remembers nothing, so a failed run or a restored database asks again.
+    """
+    busy = _days_in_flight(context.instance)
+    with postgres.transaction() as tx:
+        dirty = dirty_days(tx, quiet_seconds=QUIET_SECONDS, max_failures=MAX_FAILED_RECOUNTS, limit=DIRTY_LIMIT)
+        stuck = {late.day for late in stuck_days(tx, max_failures=MAX_FAILED_RECOUNTS)}
+    wanted = {day for day in dirty if has_partition(day)} - busy
+    ranges = covering_ranges(wanted, avoiding=stuck | busy)
+    return [dg.RunRequest(tags={**tags_for(days), **LATE}) for days in ranges] or dg.SkipReason("no late day waits")
+
+
+@dg.sensor(job=push, minimum_interval_seconds=45, default_status=dg.DefaultSensorStatus.RUNNING)
+def unpushed_usage(context: dg.SensorEvaluationContext, postgres: PostgresResource) -> dg.RunRequest | dg.SkipReason:
+    """Ask for a push when Stripe lacks something and no push is under way or has just failed."""
+    from stripemeter.pipeline.push import has_unpushed_usage  # noqa: PLC0415 - see resources
+
+    now = datetime.now(UTC)
+    if _in_flight(context.instance, "push"):
+        return dg.SkipReason("a push is under way")
+    if _failed_since(context.instance, "push", now - PUSH_PAUSE):
+        return dg.SkipReason(f"a push failed less than {PUSH_PAUSE} ago")
+    if not has_unpushed_usage(postgres.pool, now=now):
+        return dg.SkipReason("Stripe has everything")
+    return dg.RunRequest()
+
+
+hourly_reconciliation = dg.ScheduleDefinition(
+    name="hourly_reconciliation",
+    job=reconcile,
+    cron_schedule="7 * * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+nightly_proof = dg.ScheduleDefinition(
+    name="nightly_proof", job=prove, cron_schedule="23 1 * * *", default_status=dg.DefaultScheduleStatus.RUNNING
+)
+daily_housekeeping = dg.ScheduleDefinition(
+    name="daily_housekeeping",
+    job=housekeeping,
+    cron_schedule="41 2 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+
+def _in_flight(instance: dg.DagsterInstance, job_name: str) -> bool:
+    return bool(instance.get_runs(dg.RunsFilter(job_name=job_name, statuses=IN_FLIGHT), limit=1))
+
+
+def _failed_since(instance: dg.DagsterInstance, job_name: str, since: datetime) -> bool:
+    failed = dg.RunsFilter(job_name=job_name, statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
+    return bool(instance.get_runs(failed, limit=1))
+
+
+def _days_in_flight(instance: dg.DagsterInstance) -> set[date]:
+    # Any partitioned run, an operator's too: only `counters` has partitions.
+    return {day for run in instance.get_runs(dg.RunsFilter(statuses=IN_FLIGHT)) for day in days_of(run.tags)}
