@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 import structlog
-import uuid_utils
 
 from stripemeter.errors import InvalidInput, Unavailable
 from stripemeter.metering.events import IngestLimits, UsageEvent, parse_ingest
@@ -24,6 +23,7 @@ from stripemeter.pipeline.ingest import EventResult, GroupCommit, Outcome
 from stripemeter.runtime.settings import Settings
 from stripemeter_api import instruments
 from stripemeter_api.errors import problem
+from stripemeter_api.request_ids import adopt_request_id
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -34,7 +34,6 @@ _log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
 _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", b"application/problem+json")
-_MAX_REQUEST_ID = 128
 
 
 class IngestRoute:
@@ -53,7 +52,7 @@ class IngestRoute:
         """Read, parse, store, answer."""
         started = time.perf_counter()
         headers = dict(scope["headers"])
-        request_id = request_id_of(headers)
+        request_id = adopt_request_id(scope["headers"])
         status, body, extra = await self._respond(headers, receive, request_id)
         if status == 0:  # the client left before its body was complete
             return
@@ -65,7 +64,9 @@ class IngestRoute:
         ]
         await send({"type": "http.response.start", "status": status, "headers": response_headers})
         await send({"type": "http.response.body", "body": body})
-        instruments.observe_request(PATH, "POST", status, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        instruments.observe_request(PATH, "POST", status, seconds)
+        instruments.observe_ingest(seconds * 1000)
 
     async def _respond(
         self, headers: dict[bytes, bytes], receive: Receive, request_id: str
@@ -118,14 +119,6 @@ class IngestRoute:
             chunks.append(chunk)
             if not message.get("more_body", False) or size > self._body_limit:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def request_id_of(headers: dict[bytes, bytes]) -> str:
-    """The caller's `x-request-id` when it is short and printable, else one of ours."""
-    sent = headers.get(b"x-request-id", b"").decode("latin-1")
-    if 0 < len(sent) <= _MAX_REQUEST_ID and sent.isascii() and sent.isprintable():
-        return sent
-    return str(uuid_utils.uuid7())
 
 
 def _refuse_media(headers: dict[bytes, bytes]) -> str | None:

@@ -32,7 +32,6 @@ _PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _INDEX = re.compile(r"^events\[(?P<index>\d+)\]")
 _MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]+)`")
 _TOO_MANY_DIGITS = Decimal(10) ** MAX_WHOLE_DIGITS
-_LAST_DECIMAL = Decimal(1).scaleb(-MAX_DECIMALS)
 
 
 class UsageEvent(msgspec.Struct, frozen=True, gc=False):
@@ -197,7 +196,7 @@ def _parse_event(
 def _parse_quantity(raw: bytes, index: int) -> str:
     if not (_NUMBER.fullmatch(raw) or _DECIMAL_STRING.fullmatch(raw)):
         raise _invalid(
-            index, "quantity", f"quantity must be a number or a decimal string like \"1.5\", not {_shown(raw)}"
+            index, "quantity", f'quantity must be a number or a decimal string like "1.5", not {_shown(raw)}'
         )
     quantity = Decimal(raw.strip(b'"').decode("ascii"))
     if quantity < 0:
@@ -212,8 +211,7 @@ def _parse_quantity(raw: bytes, index: int) -> str:
 def _has_too_many_decimals(quantity: Decimal) -> bool:
     """Whether a digit other than 0 stands beyond the twelfth decimal."""
     _, digits, exponent = quantity.as_tuple()
-    assert isinstance(exponent, int)  # finite: the patterns admit no NaN and no infinity
-    surplus = -MAX_DECIMALS - exponent
+    surplus = -MAX_DECIMALS - int(exponent)  # an integer: the patterns admit no NaN and no infinity
     return surplus > 0 and any(digits[-surplus:])
 
 

@@ -52,4 +52,3 @@ COUNTERS = pa.DataFrameSchema(
     name="counters",
 )
 """One row per counter; `sum_whole + sum_fraction` is the sum (see `aggregation`)."""
-

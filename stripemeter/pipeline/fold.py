@@ -58,7 +58,7 @@ def fold(pool: ConnectionPool, *, max_events: int = 200_000) -> FoldReport:
         if cut <= cursor.folded_below:  # another fold was quicker
             return NOTHING
         upper = ledger.bound_window(tx, lower=cursor.folded_below, upper=cut, max_events=max_events)
-        events = ledger.scan_window(pool.conninfo, lower=cursor.folded_below, upper=upper)
+        events = ledger.scan_window(pool, lower=cursor.folded_below, upper=upper)
         days = _write(tx, events)
         ledger.advance_cursor(tx, upper)
         return FoldReport(

@@ -66,7 +66,7 @@ def counters_equal_ledger(pool: ConnectionPool, days: Sequence[date]) -> tuple[C
         with transaction(pool) as tx:
             tx.execute(load_queries("counters")["read_one_snapshot"])
             below = ledger.load_cursor(tx)
-            events = ledger.scan_day(pool.conninfo, day, below=below)
+            events = ledger.scan_day(pool, day, below=below)
             mismatches += counters.compare_day(tx, day, aggregate(events))
     return tuple(mismatches)
 

@@ -53,7 +53,7 @@ def _recount(pool: ConnectionPool, day: date) -> RecountedDay:
         # After the lock: a fold that held it has committed, and its cursor is visible to this statement.
         below = ledger.load_cursor(tx)
         version = counter_days.load_dirty_version(tx, day)
-        events = ledger.scan_day(pool.conninfo, day, below=below)
+        events = ledger.scan_day(pool, day, below=below)
         states = aggregate(events)
         changed = counters.replace_day(tx, day, states)
         counter_days.settle_day(tx, day, version)

@@ -14,11 +14,12 @@ from typing import Any
 import polars as pl
 from adbc_driver_manager import Error as AdbcError
 from adbc_driver_postgresql import dbapi
+from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import InvariantBroken, Unavailable
 from stripemeter.metering.days import day_bounds
 from stripemeter.metering.frames import LEDGER_EVENTS
-from stripemeter.store.postgres import Tx
+from stripemeter.store.postgres import Tx, database_url_of
 from stripemeter.store.sql import load_queries
 
 _Q = load_queries("ledger")
@@ -54,7 +55,7 @@ class Arrivals:
     rejected: int
 
 
-def scan_window(database_url: str, *, lower: int, upper: int) -> pl.DataFrame:
+def scan_window(pool: ConnectionPool, *, lower: int, upper: int) -> pl.DataFrame:
     """Events of the xid window `[lower, upper)`, shape LEDGER_EVENTS. The window must lie below a cut.
 
     Read on a connection of its own: rows below a cut are final, so every later snapshot shows the same.
@@ -62,16 +63,16 @@ def scan_window(database_url: str, *, lower: int, upper: int) -> pl.DataFrame:
     Raises:
         Unavailable: the server does not answer.
     """
-    return _scan(database_url, "scan_window", (str(lower), str(upper)))
+    return _scan(pool, "scan_window", (str(lower), str(upper)))
 
 
-def scan_day(database_url: str, day: date, *, below: int) -> pl.DataFrame:
+def scan_day(pool: ConnectionPool, day: date, *, below: int) -> pl.DataFrame:
     """Events of one UTC day with xid below the fold's cursor, shape LEDGER_EVENTS.
 
     Raises:
         Unavailable: the server does not answer.
     """
-    return _scan(database_url, "scan_day", (*day_bounds(day), str(below)))
+    return _scan(pool, "scan_day", (*day_bounds(day), str(below)))
 
 
 def load_cut(tx: Tx) -> tuple[int, int]:
@@ -178,9 +179,9 @@ def _same_cluster(cursor: Cursor, system_identifier: int) -> Cursor:
     return cursor
 
 
-def _scan(database_url: str, name: str, parameters: tuple[object, ...]) -> pl.DataFrame:
+def _scan(pool: ConnectionPool, name: str, parameters: tuple[object, ...]) -> pl.DataFrame:
     try:
-        with closing(dbapi.connect(database_url)) as connection, closing(connection.cursor()) as cursor:
+        with closing(dbapi.connect(database_url_of(pool))) as connection, closing(connection.cursor()) as cursor:
             cursor.execute(_SCAN[name], parameters)
             frame = pl.DataFrame(cursor.fetch_arrow())
     except AdbcError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,9 @@ from stripemeter.store.sql import load_queries, shipped
 # Any constant works; this one spells "stripemeter migrations" to whoever looks at pg_locks.
 ADVISORY_LOCK = 0x5354_4D52_4D49_4752
 LOCK_TIMEOUT_SECONDS = 5
-"""How long one statement may wait for a table lock: an online migration gives up rather than queue writers behind it."""
+"""How long one statement may wait for a table lock: beyond it, writers would queue behind the migration."""
 LOCK_ATTEMPTS = 12
+TURN_POLL_SECONDS = 0.1  # allow-float: seconds
 
 _UP = re.compile(r"^-- migrate:up(?P<options>[^\n]*)\n", re.MULTILINE)
 _DOWN = re.compile(r"^-- migrate:down[^\n]*\n", re.MULTILINE)
@@ -42,7 +44,7 @@ class Migration:
     version: str
     name: str
     checksum: str
-    statements: tuple[str, ...]
+    statements: tuple[LiteralString, ...]
     is_transactional: bool
 
 
@@ -81,7 +83,7 @@ def migrate(database_url: str, *, dry_run: bool = False, migrations: Sequence[Mi
     with connect(database_url, application_name="stripemeter-migrate", autocommit=True) as connection:
         if dry_run:
             return [migration.name for migration in _status(connection, known).pending]
-        connection.execute(queries["lock"], {"key": ADVISORY_LOCK})
+        _wait_for_turn(connection)
         try:
             connection.execute(queries["create_table"])
             pending = _status(connection, known).pending
@@ -101,6 +103,14 @@ def migration_status(database_url: str) -> MigrationStatus:
     """
     with connect(database_url, application_name="stripemeter-migrate", autocommit=True) as connection:
         return _status(connection, load_migrations())
+
+
+def _wait_for_turn(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    # Asked again and again: a session that waits inside pg_advisory_lock holds a snapshot, `create index concurrently`
+    # waits for every snapshot, and so the replica that migrates and those that wait would deadlock.
+    query = load_queries("migrations")["try_lock"]
+    while connection.execute(query, {"key": ADVISORY_LOCK}).fetchone() != (True,):
+        time.sleep(TURN_POLL_SECONDS)
 
 
 def _status(connection: psycopg.Connection[tuple[object, ...]], known: Sequence[Migration]) -> MigrationStatus:
@@ -130,8 +140,8 @@ def _apply(connection: psycopg.Connection[tuple[object, ...]], migration: Migrat
         except psycopg.errors.LockNotAvailable as error:
             if attempt == LOCK_ATTEMPTS:
                 raise Unavailable(
-                    f"migration {migration.name}: a table stayed locked for {LOCK_ATTEMPTS * LOCK_TIMEOUT_SECONDS} s; "
-                    "nothing of it was applied. Find the blocker in pg_stat_activity and run `stripemeter migrate` again"
+                    f"migration {migration.name}: a table stayed locked {LOCK_ATTEMPTS * LOCK_TIMEOUT_SECONDS} s; "
+                    "nothing of it was applied. Find the blocker in pg_stat_activity, run `stripemeter migrate` again"
                 ) from error
         else:
             return
@@ -144,15 +154,16 @@ def _run(connection: psycopg.Connection[tuple[object, ...]], migration: Migratio
     if migration.is_transactional:
         with connection.transaction():
             for statement in migration.statements:
-                connection.execute(cast("LiteralString", statement))
+                connection.execute(statement)
             connection.execute(queries["record"], record)
         return
     for statement in migration.statements:
-        connection.execute(cast("LiteralString", statement))
+        connection.execute(statement)
     connection.execute(queries["record"], record)
 
 
 def _parse(path: Path) -> Migration:
+    # Files of the distribution are as literal as a string in this module: hence the casts.
     text = path.read_text(encoding="utf-8")
     matched = _FILE_NAME.match(path.name)
     up = _UP.search(text)
@@ -161,10 +172,11 @@ def _parse(path: Path) -> Migration:
     down = _DOWN.search(text, up.end())
     body = text[up.end() : down.start() if down else len(text)].strip()
     is_transactional = "transaction:false" not in up["options"]
+    parts = [body] if is_transactional else [part for part in re.split(r"(?<=;)\s*\n", body) if part]
     return Migration(
         version=matched["version"],
         name=path.name,
         checksum=hashlib.sha256(text.encode()).hexdigest(),
-        statements=(body,) if is_transactional else tuple(part for part in re.split(r"(?<=;)\s*\n", body) if part),
+        statements=tuple(cast("LiteralString", part) for part in parts),
         is_transactional=is_transactional,
     )

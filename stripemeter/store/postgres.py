@@ -54,6 +54,12 @@ def open_pool(database_url: str, *, min_size: int = 0, max_size: int = 8, timeou
     )
 
 
+def database_url_of(pool: ConnectionPool) -> str:
+    """The URL a pool was opened with, for a reader that speaks another protocol."""
+    conninfo = pool.conninfo
+    return conninfo if isinstance(conninfo, str) else conninfo()
+
+
 @contextmanager
 def transaction(pool: ConnectionPool) -> Iterator[Tx]:
     """One transaction on a pooled connection: commits at the end of the block, rolls back on any error.
