@@ -1,8 +1,8 @@
 -- The migrations runner's own bookkeeping.
 
--- name: lock
--- Waits until no other replica is migrating.
-select pg_advisory_lock(%(key)s);
+-- name: try_lock
+-- Whether it is now this replica's turn to migrate.
+select pg_try_advisory_lock(%(key)s);
 
 -- name: unlock
 -- Lets the next replica look.
