@@ -43,9 +43,13 @@ def main() -> int:
     STAMP.unlink(missing_ok=True)
     if not _is_usable():
         venv.create(ENVIRONMENT, with_pip=True, clear=True)
-    if not _install_with_uv():
-        sys.stderr.write("uv cannot install here: using pip\n")
-        _install_with_pip()
+    if not _sync_with_uv():
+        sys.stderr.write("uv cannot install the lock here: using pip\n")
+        if not _pip("install", "--require-hashes", "-r", str(LOCK)):
+            return 1
+    # hatchling is in the lock: without isolation the build needs no index.
+    if not _pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)):
+        return 1
     STAMP.touch()
     return 0
 
@@ -88,33 +92,19 @@ def _is_usable() -> bool:
     return subprocess.run([python, "-c", wanted], check=False, capture_output=True).returncode == 0
 
 
-def _install_with_uv() -> bool:
-    python = str(BIN / "python")
-    fetched = _pip("install", "--only-binary=:all:", "--require-hashes", "-r", str(UV_LOCK), is_required=False)
-    if not fetched:
+def _sync_with_uv() -> bool:
+    if not _pip("install", "--only-binary=:all:", "--require-hashes", "-r", str(UV_LOCK)):
         return False
-    listing = subprocess.run([BIN / "pip", "config", "list"], check=True, capture_output=True, text=True).stdout
-    environment = uv_environment(parse_pip_settings(listing), os.environ)
-    steps = (
-        ("sync", "--require-hashes", str(LOCK)),
-        # hatchling is in the lock: without isolation the build needs no index.
-        ("install", "--no-deps", "--no-build-isolation", "--editable", "."),
-    )
-    for verb, *options in steps:
-        command = [python, "-m", "uv", "pip", verb, "--quiet", "--python", python, *options]
-        if subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode != 0:
-            return False
-    return True
+    python = str(BIN / "python")
+    listing = subprocess.run([python, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True)
+    sync = [python, "-m", "uv", "pip", "sync", "--quiet", "--require-hashes", "--python", python, str(LOCK)]
+    environment = uv_environment(parse_pip_settings(listing.stdout), os.environ)
+    return subprocess.run(sync, check=False, cwd=ROOT, env=environment).returncode == 0
 
 
-def _install_with_pip() -> None:
-    _pip("install", "--require-hashes", "-r", str(LOCK), is_required=True)
-    _pip("install", "--no-deps", "--no-build-isolation", "-e", ".", is_required=True)
-
-
-def _pip(*arguments: str, is_required: bool) -> bool:
+def _pip(*arguments: str) -> bool:
     command = [str(BIN / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
-    return subprocess.run(command, check=is_required, cwd=ROOT).returncode == 0
+    return subprocess.run(command, check=False, cwd=ROOT).returncode == 0
 
 
 if __name__ == "__main__":
