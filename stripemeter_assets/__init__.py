@@ -1,1 +1,1 @@
-"""Dagster glue: what an operator sees and what triggers what. Counting, pushing and proving are `stripemeter.pipeline`."""
+"""Dagster glue: what an operator sees and what triggers what. The verbs are `stripemeter.pipeline`'s."""

@@ -45,7 +45,7 @@ def recount_days(pool: ConnectionPool, days: Iterable[date]) -> Iterator[Recount
 def _recount(pool: ConnectionPool, day: date) -> RecountedDay | FailedDay:
     try:
         return recount_day(pool, day)
-    except Exception as error:  # whatever is wrong with this day must not keep the others from theirs
+    except Exception as error:  # noqa: BLE001 - a poisoned day must not keep the others from theirs
         message = f"{type(error).__name__}: {error}"
         if not isinstance(error, StripeMeterError) or error.retryable:  # recount_day wrote the others down itself
             with transaction(pool) as tx:

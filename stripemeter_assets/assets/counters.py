@@ -71,7 +71,7 @@ def conservation(postgres: PostgresResource) -> dg.AssetCheckResult:
     broken = [tenant for tenant in tenants if not tenant.holds]
     return presentation.check_result(
         passed=not broken,
-        description=f"{len(broken)} of {len(tenants)} tenants do not add up",
+        description=f"tenants: {len(tenants)}; of these do not add up: {len(broken)}",
         offenders=broken,
         metadata={"tenants": presentation.records(tenants)},
     )
@@ -87,7 +87,7 @@ def late_days_settled(postgres: PostgresResource) -> dg.AssetCheckResult:
         stuck = stuck_days(tx, max_failures=MAX_FAILED_RECOUNTS)
     return presentation.check_result(
         passed=not stuck,
-        description=f"{len(stuck)} days with late events wait for an operator: materialise them once the cause is gone",
+        description=f"days that wait for an operator to materialise them: {len(stuck)}",
         offenders=stuck,
     )
 
