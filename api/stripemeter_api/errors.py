@@ -47,7 +47,7 @@ _CODES = {
     403: tree.NotAllowed.code,
     404: "route_not_found",
     405: "method_not_allowed",
-    413: "payload_too_large",
+    413: "body_too_large",
     415: "unsupported_media_type",
     429: "rate_limited",
 }

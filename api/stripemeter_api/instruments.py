@@ -21,7 +21,7 @@ MAX_METERS = 200
 OTHER = "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 REJECTED_REASONS = frozenset(
-    {"invalid_input", "payload_too_large", "unavailable", "not_allowed", "ts_too_far_ahead", "meta_too_large", OTHER}
+    {"invalid_input", "body_too_large", "unsupported_media_type", "unavailable", "internal_error", OTHER}
 )
 
 _REQUESTS = Counter("http_requests_total", "Requests answered.", ("method", "route", "status_code"))
@@ -40,7 +40,7 @@ _INGEST_MS = Histogram(
 _CONFLICTS = Counter(
     "events_upsert_conflicts_total", "Events refused because their key already stands with a different payload."
 )
-_REJECTED = Counter("request_rejected_total", "Requests and single events refused, by reason.", ("reason",))
+_REJECTED = Counter("request_rejected_total", "Requests refused as a whole, by the code of the answer.", ("reason",))
 
 _request_observers: dict[tuple[str, str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
 _ingest_counters: dict[str, Callable[[float], None]] = {}
@@ -77,9 +77,9 @@ count_conflicts: Callable[[float], None] = _CONFLICTS.inc
 """Count events answered `conflict`."""
 
 
-def count_rejected(reason: str, count: int = 1) -> None:
-    """Count refused requests or events; a reason outside REJECTED_REASONS is counted as OTHER."""
-    _REJECTED.labels(reason if reason in REJECTED_REASONS else OTHER).inc(count)
+def count_rejected_request(reason: str) -> None:
+    """Count one refused request by its error's code; a code outside REJECTED_REASONS is counted as OTHER."""
+    _REJECTED.labels(reason if reason in REJECTED_REASONS else OTHER).inc()
 
 
 def _bind_request(route: str, method: str, status: int) -> tuple[Callable[[], None], Callable[[float], None]]:

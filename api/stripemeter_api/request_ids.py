@@ -14,7 +14,7 @@ HEADER = b"x-request-id"
 MAX_CHARACTERS = 128
 
 _KEY = "stripemeter.request_id"
-_PRINTABLE = frozenset(range(0x21, 0x7F))
+_PRINTABLE = frozenset(range(0x20, 0x7F))
 
 
 def adopt_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -25,7 +25,7 @@ def adopt_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == HEADER and 0 < len(value) <= MAX_CHARACTERS and _PRINTABLE.issuperset(value):
             return value.decode("ascii")
-    return f"req_{uuid_utils.uuid7().hex}"
+    return str(uuid_utils.uuid7())
 
 
 def remember_request_id(scope: MutableMapping[str, Any]) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from stripemeter.errors import InvalidInput
 
 
 class Settings(BaseSettings):
@@ -29,6 +31,7 @@ class Settings(BaseSettings):
         le=64,
         validation_alias=AliasChoices("STRIPEMETER_API_WORKERS", "api_workers"),
     )
+    api_cors_origin: str | None = Field(default=None, validation_alias=AliasChoices("API_CORS_ORIGIN"))
     dagster_port: int = Field(
         default=3001, ge=0, le=65535, validation_alias=AliasChoices("STRIPEMETER_DAGSTER_PORT", "dagster_port")
     )
@@ -59,3 +62,24 @@ class Settings(BaseSettings):
     def state(self) -> Path:
         """The state directory, absolute."""
         return self.home.expanduser().resolve()
+
+    @property
+    def wants_emulator(self) -> bool:
+        """Whether no Stripe key is set, so that the emulator stands in for Stripe."""
+        return self.stripe_secret_key is None and self.stripe_test_secret_key is None
+
+
+def load_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        InvalidInput: a value cannot be used; names every such variable and what was expected.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [f"{problem['loc'][0]}={problem['input']!r}: {problem['msg']}" for problem in error.errors()]
+        raise InvalidInput(
+            f"unusable settings: {'; '.join(problems)}. Correct the environment or .env",
+            field=str(error.errors()[0]["loc"][0]),
+        ) from error

@@ -1,0 +1,117 @@
+"""The ASGI application: the hot ingest route ahead of FastAPI, everything else in it.
+
+Belongs here: what is mounted where, what a process opens and closes. Does not: any route's work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+
+import stripemeter
+from stripemeter.errors import InvalidInput, StripeMeterError
+from stripemeter.pipeline.ingest import GroupCommit
+from stripemeter.runtime.settings import Settings
+from stripemeter.store.postgres import open_pool
+from stripemeter_api import events, health, metrics, openapi, usage
+from stripemeter_api.edge import Edge
+from stripemeter_api.errors import answer_http_exception, answer_invalid_request, answer_our_error
+from stripemeter_api.ingest import PATH as INGEST_PATH
+from stripemeter_api.ingest import IngestRoute
+from stripemeter_api.probes import Probes
+
+POOL_SIZE = 8
+POOL_WAIT_SECONDS = 2
+"""How long a read waits for a connection: with the database down it is refused well within 3 s."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Receiver:
+    """The outer application: `POST /v1/events/ingest` straight to its route, the rest to FastAPI.
+
+    The framework's routing, middleware and injection cost the hot route several times its own work.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ingest: IngestRoute | None = None
+        self._rest = Edge(build_api(self._open))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI scope."""
+        if self._ingest is not None and scope.get("path") == INGEST_PATH and scope.get("method") == "POST":
+            await self._ingest(scope, receive, send)
+        else:
+            await self._rest(scope, receive, send)
+
+    @asynccontextmanager
+    async def _open(self, api: FastAPI) -> AsyncIterator[None]:
+        """What lives as long as the process serves; the database need not be up."""
+        database_url = self._settings.database_url
+        if database_url is None:
+            raise InvalidInput("DATABASE_URL is not set: `stripemeter up` sets it for its workers", field="DATABASE_URL")
+        group_commit = GroupCommit(database_url, clock=lambda: datetime.now(UTC))
+        with open_pool(database_url, max_size=POOL_SIZE, timeout_seconds=POOL_WAIT_SECONDS) as pool:
+            api.state.pool = pool
+            api.state.probes = Probes(self._settings, pool)
+            group_commit.start()
+            self._ingest = IngestRoute(self._settings, group_commit)
+            _log.info("api_started", version=stripemeter.__version__)
+            try:
+                yield
+            finally:
+                self._ingest = None
+                await group_commit.stop()
+                _log.info("api_stopped")
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The application one worker process serves."""
+    receiver = Receiver(settings)
+    origins = [origin.strip() for origin in (settings.api_cors_origin or "").split(",") if origin.strip()]
+    if not origins:
+        return receiver
+    return CORSMiddleware(
+        receiver,
+        allow_origins=origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        allow_credentials="*" not in origins,  # a browser refuses credentials for any origin, and so do we
+        expose_headers=["x-request-id", "retry-after"],
+    )
+
+
+def build_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    """The FastAPI part: routers, error handlers, documentation pages that load nothing from elsewhere."""
+    api = FastAPIOffline(
+        title="Stripemeter API",
+        version=stripemeter.__version__,
+        description="Usage metering for companies that bill through Stripe. Every event is stored once, and counted.",
+        docs_url="/docs",
+        redoc_url=None,
+        openapi_url="/docs/json",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    for router in (events.router, usage.router, health.router, metrics.router):
+        api.include_router(router)
+    handlers: dict[Any, Any] = {
+        StripeMeterError: answer_our_error,
+        RequestValidationError: answer_invalid_request,
+        HTTPException: answer_http_exception,
+    }
+    for kind, handler in handlers.items():
+        api.add_exception_handler(kind, handler)
+    openapi.install(api)
+    return api

@@ -1,0 +1,150 @@
+"""GET /v1/usage/...: what a customer used.
+
+Belongs here: parameters, the period, the answers' members. Does not: reading (`store.usage`), pricing.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from stripemeter.errors import InvalidInput
+from stripemeter.metering.days import day_bounds, day_of, days_between, month_bounds, month_start, next_month
+from stripemeter.store.usage import (
+    DEFAULT_AGGREGATION,
+    Aggregation,
+    Freshness,
+    Step,
+    Usage,
+    load_current_usage,
+    load_usage_history,
+)
+from stripemeter_api.answers import JsonAnswer, instant, number
+from stripemeter_api.documents import HistoryAnswer, UsageAnswer
+from stripemeter_api.parameters import CustomerRef, Instant, Metric, TenantId
+from stripemeter_api.state import Pool
+
+MAX_POINTS = 4000
+"""Buckets of one history: ten years of days, about 150 kB."""
+
+PeriodStart = Annotated[
+    Instant,
+    Query(alias="periodStart", description="First instant asked for.", examples=["2026-11-01T00:00:00Z"]),
+]
+PeriodEnd = Annotated[
+    Instant,
+    Query(alias="periodEnd", description="First instant no longer asked for.", examples=["2026-12-01T00:00:00Z"]),
+]
+
+router = APIRouter(prefix="/v1/usage", tags=["usage"])
+
+
+@router.get("/current", response_model=UsageAnswer, summary="Usage of the current period")
+def read_current(
+    pool: Pool, tenant_id: TenantId, customer_ref: CustomerRef, metric: Metric | None = None
+) -> JsonAnswer:
+    """Usage of the current UTC month, every event accepted so far included."""
+    today = datetime.now(UTC).date()
+    start, end = month_bounds(today)
+    found = load_current_usage(
+        pool,
+        tenant_id=tenant_id,
+        customer_ref=customer_ref,
+        metric=metric,
+        first_on=start.date(),
+        last_on=day_of(end - timedelta(microseconds=1)),
+    )
+    return JsonAnswer(
+        {
+            "customerRef": customer_ref,
+            "period": {"start": instant(start), "end": instant(end)},
+            "metrics": [_metric(name, usage) for name, usage in found.metrics.items()],
+            "alerts": [],
+            "freshness": _freshness(found.freshness),
+        }
+    )
+
+
+@router.get("/history", response_model=HistoryAnswer, summary="Usage by day or month")
+def read_history(
+    pool: Pool,
+    tenant_id: TenantId,
+    customer_ref: CustomerRef,
+    metric: Metric,
+    period_start: PeriodStart,
+    period_end: PeriodEnd,
+    step: Annotated[Step, Query(description="Width of a bucket, in UTC.")] = "month",
+) -> JsonAnswer:
+    """Usage by UTC day or month; the values of a month's days add up to `current` of that month."""
+    first_on, last_on = _whole_days(period_start, period_end)
+    buckets = _bucket_starts(first_on, last_on, step)
+    found = load_usage_history(
+        pool, tenant_id=tenant_id, customer_ref=customer_ref, metric=metric, first_on=first_on, last_on=last_on, step=step
+    )
+    aggregation = DEFAULT_AGGREGATION
+    return JsonAnswer(
+        {
+            "usage": [
+                {"ts": instant(day_bounds(bucket)[0]), "value": _value(found.buckets.get(bucket), aggregation)}
+                for bucket in buckets
+            ],
+            "period": {"start": instant(day_bounds(first_on)[0]), "end": instant(day_bounds(last_on)[1])},
+            "aggregation": aggregation,
+            "freshness": _freshness(found.freshness),
+        }
+    )
+
+
+def _whole_days(start: datetime, end: datetime) -> tuple[date, date]:
+    """First and last UTC day that `[start, end)` touches: counters know no finer time."""
+    if end <= start:
+        raise InvalidInput("periodEnd must be after periodStart", field="periodEnd")
+    last_on = day_of(end - timedelta(microseconds=1))
+    if last_on == date.max:
+        raise InvalidInput("periodEnd must lie before 9999-12-31", field="periodEnd")
+    return day_of(start), last_on
+
+
+def _bucket_starts(first_on: date, last_on: date, step: Step) -> list[date]:
+    days = (last_on - first_on).days + 1
+    count = days if step == "day" else (last_on.year - first_on.year) * 12 + last_on.month - first_on.month + 1
+    if count > MAX_POINTS:
+        raise InvalidInput(
+            f"the period holds {count} {step}s, at most {MAX_POINTS} are answered: ask for less, or step=month",
+            field="periodEnd",
+        )
+    if step == "day":
+        return days_between(first_on, last_on)
+    starts = [month_start(first_on)]
+    while len(starts) < count:
+        starts.append(next_month(starts[-1]))
+    return starts
+
+
+def _value(usage: Usage | None, aggregation: Aggregation) -> Any:
+    if usage is not None:
+        return number(usage.quantity(aggregation))
+    return 0 if aggregation in ("sum", "count") else None
+
+
+def _metric(name: str, usage: Usage) -> dict[str, Any]:
+    return {
+        "name": name,
+        "current": number(usage.quantity(DEFAULT_AGGREGATION)),
+        "unit": "unit",
+        "aggregation": DEFAULT_AGGREGATION,
+        "count": usage.event_count,
+        "sum": number(usage.quantity_sum),
+        "min": number(usage.quantity_min),
+        "max": number(usage.quantity_max),
+        "last": number(usage.quantity_last),
+    }
+
+
+def _freshness(freshness: Freshness) -> dict[str, Any]:
+    return {
+        "foldedThrough": None if freshness.folded_at is None else instant(freshness.folded_at),
+        "pendingEvents": freshness.pending_count,
+    }

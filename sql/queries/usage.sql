@@ -1,0 +1,162 @@
+-- Usage as of now: the counters, plus the ledger rows the fold has not read yet, in one statement and so one snapshot.
+-- The tail is narrowed by hash inside the index events_tail; comparing customer_ref itself settles collisions.
+
+-- name: load_current_usage
+-- One row per meter of a customer over the days [first_on, last_on], sorted by meter; one row with a null meter when
+-- there is none, because the first three columns (how far the fold is) are always answered.
+with cursor as materialized (
+    select
+        folded_below,
+        advanced_at,
+        system_identifier
+    from fold_cursors
+    where name = 'counters'
+),
+
+part as (
+    select
+        meter,
+        event_count,
+        quantity_sum,
+        quantity_min,
+        quantity_max,
+        quantity_last,
+        last_ts,
+        last_seq,
+        0 as pending
+    from counters
+    where
+        tenant_id = %(tenant_id)s
+        and customer_ref = %(customer_ref)s
+        and (%(metric)s::text is null or meter = %(metric)s::text)
+        and day between %(first_on)s::date and %(last_on)s::date
+    union all
+    select
+        metric as meter,
+        count(*) as event_count,
+        sum(quantity) as quantity_sum,
+        min(quantity) as quantity_min,
+        max(quantity) as quantity_max,
+        (array_agg(quantity order by ts desc, seq desc))[1] as quantity_last,
+        max(ts) as last_ts,
+        (array_agg(seq order by ts desc, seq desc))[1] as last_seq,
+        count(*) as pending
+    from events
+    where
+        xid >= coalesce((select folded_below from cursor), '0'::xid8)
+        and hashtextextended(customer_ref, 0) = hashtextextended(%(customer_ref)s::text, 0)
+        and tenant_id = %(tenant_id)s
+        and customer_ref = %(customer_ref)s
+        and (%(metric)s::text is null or metric = %(metric)s::text)
+        and ts >= %(first_on)s::date::timestamp at time zone 'UTC'
+        and ts < (%(last_on)s::date + 1)::timestamp at time zone 'UTC'
+    group by metric
+),
+
+merged as (
+    select
+        meter,
+        sum(event_count)::bigint as event_count,
+        sum(quantity_sum) as quantity_sum,
+        min(quantity_min) as quantity_min,
+        max(quantity_max) as quantity_max,
+        (array_agg(quantity_last order by last_ts desc, last_seq desc))[1] as quantity_last,
+        sum(pending)::bigint as pending
+    from part
+    group by meter
+)
+
+select
+    (select advanced_at from cursor) as advanced_at,
+    coalesce(
+        (select system_identifier from cursor) <> (select system_identifier from pg_control_system()), false
+    ) as is_foreign,
+    merged.meter,
+    merged.event_count,
+    merged.quantity_sum,
+    merged.quantity_min,
+    merged.quantity_max,
+    merged.quantity_last,
+    merged.pending
+from (select 1) as once
+left join merged on true
+order by merged.meter collate "C";
+
+-- name: load_usage_history
+-- As load_current_usage, one row per bucket (UTC day or month, by its first day) of one metric, sorted by bucket.
+with cursor as materialized (
+    select
+        folded_below,
+        advanced_at,
+        system_identifier
+    from fold_cursors
+    where name = 'counters'
+),
+
+part as (
+    select
+        date_trunc(%(step)s, day::timestamp)::date as bucket,
+        event_count,
+        quantity_sum,
+        quantity_min,
+        quantity_max,
+        quantity_last,
+        last_ts,
+        last_seq,
+        0 as pending
+    from counters
+    where
+        tenant_id = %(tenant_id)s
+        and customer_ref = %(customer_ref)s
+        and meter = %(metric)s
+        and day between %(first_on)s::date and %(last_on)s::date
+    union all
+    select
+        date_trunc(%(step)s, ts at time zone 'UTC')::date as bucket,
+        1 as event_count,
+        quantity as quantity_sum,
+        quantity as quantity_min,
+        quantity as quantity_max,
+        quantity as quantity_last,
+        ts as last_ts,
+        seq as last_seq,
+        1 as pending
+    from events
+    where
+        xid >= coalesce((select folded_below from cursor), '0'::xid8)
+        and hashtextextended(customer_ref, 0) = hashtextextended(%(customer_ref)s::text, 0)
+        and tenant_id = %(tenant_id)s
+        and customer_ref = %(customer_ref)s
+        and metric = %(metric)s
+        and ts >= %(first_on)s::date::timestamp at time zone 'UTC'
+        and ts < (%(last_on)s::date + 1)::timestamp at time zone 'UTC'
+),
+
+merged as (
+    select
+        bucket,
+        sum(event_count)::bigint as event_count,
+        sum(quantity_sum) as quantity_sum,
+        min(quantity_min) as quantity_min,
+        max(quantity_max) as quantity_max,
+        (array_agg(quantity_last order by last_ts desc, last_seq desc))[1] as quantity_last,
+        sum(pending)::bigint as pending
+    from part
+    group by bucket
+)
+
+select
+    (select advanced_at from cursor) as advanced_at,
+    coalesce(
+        (select system_identifier from cursor) <> (select system_identifier from pg_control_system()), false
+    ) as is_foreign,
+    merged.bucket,
+    merged.event_count,
+    merged.quantity_sum,
+    merged.quantity_min,
+    merged.quantity_max,
+    merged.quantity_last,
+    merged.pending
+from (select 1) as once
+left join merged on true
+order by merged.bucket;
