@@ -179,6 +179,12 @@ def test_squawk_does_not_read_the_down_half(tmp_path: Path) -> None:
     [
         ("stripemeter/metering/planted.py", "import os\n", "the domain does no I/O"),
         ("stripemeter/metering/planted.py", "import stripemeter.store.sql\n", "dependencies point inward"),
+        ("stripemeter/planted/__init__.py", "", "dependencies point inward"),
+        (
+            "stripemeter/store/planted.py",
+            "import stripemeter_assets\n",
+            "the receiver and the assets stand on the library, not on each other",
+        ),
         ("stripemeter/store/planted.py", "import dagster\n", "dagster stays in its package"),
         ("stripemeter/pipeline/planted.py", "import fastapi\n", "fastapi stays in the receiver and the emulator"),
         ("stripemeter/pipeline/planted.py", "import stripe\n", "only billing talks to stripe"),
@@ -193,6 +199,7 @@ def test_an_import_against_the_house_is_found(tmp_path: Path, path: str, planted
         target = tmp_path / Path(package).name
         shutil.copytree(ROOT / package, target, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / path).parent.mkdir(exist_ok=True)
     (tmp_path / path).write_text(planted, encoding="utf-8")
     finished = subprocess.run(
         [str(BIN / "lint-imports"), "--no-cache"], check=False, cwd=tmp_path, capture_output=True, text=True
