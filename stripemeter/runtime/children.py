@@ -15,6 +15,7 @@ import pwd
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -28,15 +29,29 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whom a child of root becomes.
+
+    Args:
+        user: the account.
+        reads_anywhere: keep CAP_DAC_READ_SEARCH across the change of user, so that the child may walk through
+            directories closed to that account.
+    """
+
+    user: pwd.struct_passwd
+    reads_anywhere: bool = False
+
+
 def spawn(
     argv: Sequence[str],
     *,
     log: IO[bytes] | int,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    user: pwd.struct_passwd | None = None,
-    reads_anywhere: bool = False,
-    death_signal: signal.Signals = signal.SIGKILL,
+    identity: Identity | None = None,
+    death_signal: signal.Signals | None = signal.SIGKILL,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own.
@@ -46,22 +61,21 @@ def spawn(
         log: where its output goes (a file or `subprocess.DEVNULL`).
         env: its whole environment; ours when None.
         cwd: its working directory.
-        user: whom to become (only root may).
-        reads_anywhere: keep CAP_DAC_READ_SEARCH across the change of user, so that a child may walk through
-            directories closed to it. Ignored without `user`.
-        death_signal: what the kernel sends it when we die.
+        identity: whom to become (only root may); ourselves when None.
+        death_signal: what the kernel sends it when we die; None for a child that must outlive us.
+        stdin: where its input comes from.
         pass_fds: inherited descriptors.
     """
     return subprocess.Popen(
         list(argv),
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=log,
         stderr=subprocess.STDOUT,
         env=dict(env) if env is not None else None,
         cwd=cwd,
         start_new_session=True,
         pass_fds=pass_fds,
-        preexec_fn=_prepare(user, reads_anywhere, death_signal, os.getpid()),
+        preexec_fn=_prepare(identity, death_signal, os.getpid()),  # noqa: PLW1509 - the supervisor has one thread
     )
 
 
@@ -92,17 +106,17 @@ def may_read_anywhere() -> bool:
     return False
 
 
-def _prepare(
-    user: pwd.struct_passwd | None, reads_anywhere: bool, death_signal: signal.Signals, parent: int
-) -> Callable[[], None]:
+def _prepare(identity: Identity | None, death_signal: signal.Signals | None, parent: int) -> Callable[[], None]:
     def in_child() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if user is not None:
+        if identity is not None:
             os.setgroups([])
-            os.setgid(user.pw_gid)
+            os.setgid(identity.user.pw_gid)
             _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
-            os.setuid(user.pw_uid)
-            _keep_only(_CAP_DAC_READ_SEARCH if reads_anywhere else None)
+            os.setuid(identity.user.pw_uid)
+            _keep_only(_CAP_DAC_READ_SEARCH if identity.reads_anywhere else None)
+        if death_signal is None:
+            return
         # After the change of user, which clears it.
         _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
         if os.getppid() != parent:  # it died before the line above

@@ -18,9 +18,12 @@ from stripemeter.errors import InvalidInput
 class Settings(BaseSettings):
     """Everything an operator may set. Original names are honoured where the original had them."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", populate_by_name=True, env_ignore_empty=True)
+    # case_sensitive: fields may be given by name in code, and `home` must never be read from the shell's HOME.
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", populate_by_name=True, env_ignore_empty=True, case_sensitive=True
+    )
 
-    home: Path = Field(default=Path(".stripemeter"), validation_alias=AliasChoices("STRIPEMETER_HOME", "home"))
+    home: Path = Field(default=Path(".stripemeter"), validation_alias=AliasChoices("STRIPEMETER_HOME"))
     api_host: str = Field(default="127.0.0.1", validation_alias=AliasChoices("STRIPEMETER_API_HOST", "API_HOST"))
     api_port: int = Field(
         default=3000, ge=0, le=65535, validation_alias=AliasChoices("STRIPEMETER_API_PORT", "API_PORT", "api_port")

@@ -1,0 +1,61 @@
+"""The `stripemeter` command: its table of contents, and how an error looks to whoever typed it.
+
+Belongs here: which commands exist (one module per noun). Does not: what they do.
+Nothing heavy is imported at the top level, here or in the modules below: `stripemeter --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextvars import ContextVar
+from typing import Annotated
+
+import typer
+
+import stripemeter
+from stripemeter.cli import counters, database, doctor, logs, stack
+from stripemeter.errors import StripeMeterError
+
+app = typer.Typer(
+    help="Stripe-native usage metering: every event stored once, counted, pushed and proven.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+_wants_traceback: ContextVar[bool] = ContextVar("_wants_traceback", default=False)
+
+app.command("up")(stack.up)
+app.command("down")(stack.down)
+app.command("status")(stack.status)
+app.command("logs")(logs.logs)
+app.command("doctor")(doctor.doctor)
+app.command("migrate")(database.migrate)
+app.add_typer(counters.app, name="counters")
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 done, 1 refused or failed, 2 wrong usage; others are a command's own."""
+    try:
+        app()
+    except StripeMeterError as error:
+        if _wants_traceback.get():
+            raise
+        typer.secho(f"error ({error.code}): {error}", err=True, fg=typer.colors.RED if sys.stderr.isatty() else None)
+        sys.exit(1)
+
+
+@app.callback()
+def root(
+    *,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
+) -> None:
+    """Stripe-native usage metering."""
+    _wants_traceback.set(debug)
+    if version:
+        typer.echo(stripemeter.__version__)
+        raise typer.Exit
+
+
+if __name__ == "__main__":
+    main()
