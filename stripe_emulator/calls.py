@@ -1,0 +1,91 @@
+"""What a handler is given, and what several handlers share: lists, pages, ids, missing objects.
+
+Belongs here: Stripe's conventions across resources. Does not: a resource of its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stripe_emulator.faults import Do
+from stripe_emulator.state import State, StoredObject
+from stripe_emulator.wire import Json, StripeError
+
+_ALPHABET = string.ascii_letters + string.digits
+DEFAULT_LIMIT = 10
+MAX_LIMIT = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request, authenticated and checked against the schema."""
+
+    state: State
+    account: str
+    path: str
+    path_parameters: dict[str, str]
+    parameters: Json
+    now: int
+    fault: Do | None
+
+    @property
+    def object_id(self) -> str:
+        """The id in the path."""
+        return next(iter(self.path_parameters.values()))
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id as Stripe shapes them: prefix, underscore, letters and digits."""
+    return f"{prefix}_{''.join(secrets.choice(_ALPHABET) for _ in range(24))}"
+
+
+def find_or_404(call: Call, kind: str, noun: str, param: str) -> StoredObject:
+    """The object the path names.
+
+    Raises:
+        StripeError: Stripe's 404 `resource_missing`.
+    """
+    found = call.state.find_object(call.account, kind, call.object_id)
+    if found is None:
+        raise missing(noun, call.object_id, param)
+    return found
+
+
+def missing(noun: str, object_id: str, param: str) -> StripeError:
+    """Stripe's 404 for an object that is not there."""
+    return StripeError(404, f"No such {noun}: '{object_id}'", code="resource_missing", param=param)
+
+
+def page(call: Call, items: Sequence[Json]) -> Json:
+    """One page of a list as the parameters `limit`, `starting_after`, `ending_before` ask.
+
+    Raises:
+        StripeError: a limit out of 1..100, or a cursor that is not in the list.
+    """
+    limit = call.parameters.get("limit", DEFAULT_LIMIT)
+    if not 1 <= limit <= MAX_LIMIT:
+        raise StripeError(
+            400,
+            f"Invalid limit: must be between 1 and {MAX_LIMIT}.",
+            code="parameter_invalid_integer",
+            param="limit",
+        )
+    ids = [item["id"] for item in items]
+    after, before = call.parameters.get("starting_after"), call.parameters.get("ending_before")
+    for param, cursor in (("starting_after", after), ("ending_before", before)):
+        if cursor is not None and cursor not in ids:
+            raise missing("object", cursor, param)
+    if before is not None:
+        end = ids.index(before)
+        first = max(0, end - limit)
+        return {"object": "list", "data": list(items[first:end]), "has_more": first > 0, "url": call.path}
+    first = ids.index(after) + 1 if after is not None else 0
+    return {
+        "object": "list",
+        "data": list(items[first : first + limit]),
+        "has_more": first + limit < len(items),
+        "url": call.path,
+    }

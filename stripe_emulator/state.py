@@ -1,0 +1,240 @@
+"""What the emulator remembers: one SQLite database, in memory or in a file.
+
+Belongs here: tables, the clock, transactions. Does not: what a request means.
+
+With a file, an answer leaves only after its transaction is on disk (`synchronous=full`), so a restarted emulator
+keeps everything it acknowledged.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from stripe_emulator.wire import Json
+
+_TABLES = """
+create table if not exists objects (
+    seq integer primary key autoincrement,
+    account text not null,
+    kind text not null,
+    id text not null,
+    name text not null,
+    body text not null,
+    unique (account, kind, id)
+);
+create index if not exists objects_by_name on objects (account, kind, name);
+create table if not exists meter_events (
+    seq integer primary key autoincrement,
+    account text not null,
+    identifier text not null,
+    event_name text not null,
+    meter text,
+    customer text,
+    ts integer not null,
+    value text,
+    received_at integer not null,
+    state text not null check (state in ('visible', 'rejected', 'dropped')),
+    reason text
+);
+create index if not exists meter_events_by_identifier on meter_events (account, identifier, received_at);
+create index if not exists meter_events_by_time on meter_events (account, meter, customer, ts);
+create table if not exists idempotency_keys (
+    account text not null,
+    key text not null,
+    request text not null,
+    status integer not null,
+    body blob not null,
+    request_id text not null,
+    saved_at integer not null,
+    primary key (account, key)
+);
+create table if not exists settings (name text primary key, value text not null);
+"""
+_STATE_TABLES = ("objects", "meter_events", "idempotency_keys")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """A customer or a meter; `seq` is the order of creation."""
+
+    seq: int
+    body: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterEvent:
+    """One received meter event. `visible` events are summed; `rejected` and `dropped` ones are only remembered."""
+
+    account: str
+    identifier: str
+    event_name: str
+    meter: str | None
+    customer: str | None
+    ts: int
+    value: str | None
+    received_at: int
+    state: str
+    reason: str | None
+
+
+class State:
+    """The emulator's memory. Used from one thread.
+
+    Args:
+        file: where to keep it; in memory when None.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(file or ":memory:", isolation_level=None, check_same_thread=False)
+        self._db.execute("pragma journal_mode=wal")
+        self._db.execute("pragma synchronous=full")
+        self._db.executescript(_TABLES)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is on disk at its end, or nothing is."""
+        self._db.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("rollback")
+            raise
+        self._db.execute("commit")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def now(self) -> int:
+        """The emulator's clock, in seconds since the Unix epoch."""
+        settings = dict(self._db.execute("select name, value from settings where name in ('frozen', 'offset')"))
+        if "frozen" in settings:
+            return int(settings["frozen"])
+        return int(time.time()) + int(settings.get("offset", "0"))
+
+    def set_clock(self, *, frozen: int | None = None, offset: int = 0) -> None:
+        """Stop the clock at `frozen`, or let it run `offset` seconds beside the real one."""
+        with self.transaction():
+            self._db.execute("delete from settings where name in ('frozen', 'offset')")
+            name, value = ("offset", offset) if frozen is None else ("frozen", frozen)
+            self._db.execute("insert into settings values (?, ?)", (name, str(value)))
+
+    def clock_offset(self) -> int:
+        """Seconds a running clock is ahead of the real one."""
+        row = self._db.execute("select value from settings where name = 'offset'").fetchone()
+        return int(row[0]) if row else 0
+
+    def is_frozen(self) -> bool:
+        """Whether the clock stands still."""
+        return self._db.execute("select 1 from settings where name = 'frozen'").fetchone() is not None
+
+    def insert_object(self, account: str, kind: str, body: Json, *, name: str = "") -> None:
+        """Remember a new object under its id."""
+        self._db.execute(
+            "insert into objects (account, kind, id, name, body) values (?, ?, ?, ?, ?)",
+            (account, kind, body["id"], name, json.dumps(body)),
+        )
+
+    def replace_object(self, account: str, kind: str, body: Json) -> None:
+        """Overwrite an object."""
+        self._db.execute(
+            "update objects set body = ? where account = ? and kind = ? and id = ?",
+            (json.dumps(body), account, kind, body["id"]),
+        )
+
+    def find_object(self, account: str, kind: str, object_id: str) -> StoredObject | None:
+        """The object with this id."""
+        row = self._db.execute(
+            "select seq, body from objects where account = ? and kind = ? and id = ?", (account, kind, object_id)
+        ).fetchone()
+        return StoredObject(seq=row[0], body=json.loads(row[1])) if row else None
+
+    def list_objects(self, account: str, kind: str, *, name: str | None = None) -> list[StoredObject]:
+        """Objects of a kind, newest first; only those called `name` when given."""
+        rows = self._db.execute(
+            "select seq, body from objects where account = ? and kind = ? and (? is null or name = ?)"
+            " order by seq desc",
+            (account, kind, name, name),
+        )
+        return [StoredObject(seq=seq, body=json.loads(body)) for seq, body in rows]
+
+    def has_event(self, account: str, identifier: str, *, received_after: int) -> bool:
+        """Whether an event of this identifier was received after the given second."""
+        row = self._db.execute(
+            "select 1 from meter_events where account = ? and identifier = ? and received_at > ?",
+            (account, identifier, received_after),
+        ).fetchone()
+        return row is not None
+
+    def insert_event(self, event: MeterEvent) -> None:
+        """Remember a received event."""
+        self._db.execute(
+            "insert into meter_events (account, identifier, event_name, meter, customer, ts, value, received_at,"
+            " state, reason) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                event.account,
+                event.identifier,
+                event.event_name,
+                event.meter,
+                event.customer,
+                event.ts,
+                event.value,
+                event.received_at,
+                event.state,
+                event.reason,
+            ),
+        )
+
+    def visible_events(
+        self, account: str, meter: str, customer: str, start: int, end: int
+    ) -> list[tuple[int, int, Decimal]]:
+        """`(seq, ts, value)` of what Stripe would aggregate in `[start, end)`, in order of receipt."""
+        rows = self._db.execute(
+            "select seq, ts, value from meter_events where account = ? and meter = ? and customer = ?"
+            " and ts >= ? and ts < ? and state = 'visible' order by seq",
+            (account, meter, customer, start, end),
+        )
+        return [(seq, ts, Decimal(value or "0")) for seq, ts, value in rows]
+
+    def ledger(self, account: str | None) -> list[dict[str, Any]]:
+        """Every event ever received, in order; of one account when given."""
+        cursor = self._db.execute(
+            "select * from meter_events where ? is null or account = ? order by seq", (account, account)
+        )
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def find_saved(self, account: str, key: str, *, saved_after: int) -> tuple[str, int, bytes, str] | None:
+        """`(request, status, body, request_id)` an idempotency key replays, unless it is too old."""
+        row: tuple[str, int, bytes, str] | None = self._db.execute(
+            "select request, status, body, request_id from idempotency_keys"
+            " where account = ? and key = ? and saved_at > ?",
+            (account, key, saved_after),
+        ).fetchone()
+        return row
+
+    def save_answer(self, account: str, key: str, request: str, status: int, body: bytes, request_id: str) -> None:
+        """Remember what an idempotency key replays."""
+        self._db.execute(
+            "insert or replace into idempotency_keys values (?, ?, ?, ?, ?, ?, ?)",
+            (account, key, request, status, body, request_id, self.now()),
+        )
+
+    def forget(self, account: str | None) -> None:
+        """Forget one account, or everything but the clock."""
+        with self.transaction():
+            for table in _STATE_TABLES:
+                self._db.execute(
+                    f"delete from {table} where ? is null or account = ?",  # noqa: S608 - our own three names
+                    (account, account),
+                )

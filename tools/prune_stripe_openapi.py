@@ -1,0 +1,131 @@
+"""Cut Stripe's OpenAPI document down to the paths the emulator serves.
+
+Belongs here: what is kept and what is cut. Does not: how the emulator reads the result (`stripe_emulator.contract`).
+
+    pip download --no-deps --python-version 3.14 --only-binary=:all: seahaven-stripe-world==0.3.0
+    python -m tools.prune_stripe_openapi seahaven_stripe_world-0.3.0-py3-none-any.whl
+
+Kept as Stripe wrote it: types, formats, enums, bounds, required, nullable. Cut: prose, `x-*`, parameter encodings.
+An expandable field becomes the id it is when nobody expands it; an object of a schema not in KEPT becomes an object
+of unknown shape. The document is Stripe's, under the MIT licence copied beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+WHEEL_SHA256 = "f4466fea9dbdb7225ad2de9452b91df5f8b53559edb71b49afe446e1a001307a"
+SPEC_SHA256 = "f0e0fc8fffbffda45bf5f3df59846443c1d47a3cfcbfae232eedf4743124ebee"
+SPEC_IN_WHEEL = "seahaven_stripe_world/spec/spec3.json"
+TARGET = Path(__file__).resolve().parent.parent / "stripe_emulator" / "openapi" / "stripe.json"
+
+OPERATIONS = {
+    "/v1/account": ("get",),
+    "/v1/billing/meter_events": ("post",),
+    "/v1/billing/meters": ("get", "post"),
+    "/v1/billing/meters/{id}": ("get", "post"),
+    "/v1/billing/meters/{id}/deactivate": ("post",),
+    "/v1/billing/meters/{id}/event_summaries": ("get",),
+    "/v1/billing/meters/{id}/reactivate": ("post",),
+    "/v1/customers": ("get", "post"),
+    "/v1/customers/{customer}": ("delete", "get", "post"),
+}
+KEPT = {
+    "account",
+    "address",
+    "api_errors",
+    "billing.meter",
+    "billing.meter_event",
+    "billing.meter_event_summary",
+    "billing_meter_resource_aggregation_settings",
+    "billing_meter_resource_billing_meter_status_transitions",
+    "billing_meter_resource_billing_meter_value",
+    "billing_meter_resource_customer_mapping_settings",
+    "customer",
+    "deleted_customer",
+    "error",
+    "invoice_setting_customer_rendering_options",
+    "invoice_setting_customer_setting",
+    "invoice_setting_custom_field",
+    "shipping",
+}
+PROSE = {"description", "summary", "title", "encoding", "style", "explode", "operationId", "deprecated"}
+
+
+def pruned(spec: dict[str, Any]) -> dict[str, Any]:
+    """The part of Stripe's document the emulator needs; same structure, sorted keys."""
+    schemas = spec["components"]["schemas"]
+    return {
+        "openapi": spec["openapi"],
+        "info": {"title": spec["info"]["title"], "version": spec["info"]["version"], "license": {"name": "MIT"}},
+        "paths": {
+            path: {method: _operation(spec["paths"][path][method]) for method in methods}
+            for path, methods in OPERATIONS.items()
+        },
+        "components": {"schemas": {name: _schema(schemas[name]) for name in sorted(KEPT)}},
+    }
+
+
+def read_spec(wheel: Path) -> dict[str, Any]:
+    """Stripe's whole document out of the wheel.
+
+    Raises:
+        ValueError: the wheel or the document is not the one whose hash is written above.
+    """
+    if hashlib.sha256(wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
+        raise ValueError(f"{wheel.name}: not the wheel this tool was written for")
+    with zipfile.ZipFile(wheel) as archive:
+        text = archive.read(SPEC_IN_WHEEL)
+    if hashlib.sha256(text).hexdigest() != SPEC_SHA256:
+        raise ValueError(f"{SPEC_IN_WHEEL}: not the document this tool was written for")
+    spec: dict[str, Any] = json.loads(text)
+    return spec
+
+
+def main(argv: list[str]) -> int:
+    """Write the pruned document; 0 when done."""
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    document = pruned(read_spec(Path(argv[1])))
+    TARGET.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    print(f"{TARGET.name}: {TARGET.stat().st_size:,} bytes, {len(document['paths'])} paths")  # noqa: T201
+    return 0
+
+
+def _operation(operation: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {"responses": _schema(operation["responses"])}
+    if "parameters" in operation:
+        kept["parameters"] = [_schema(parameter) for parameter in operation["parameters"]]
+    content = operation.get("requestBody", {}).get("content", {})
+    form = content.get("application/x-www-form-urlencoded")
+    if form is not None and form["schema"].get("properties"):
+        kept["requestBody"] = {"content": {"application/x-www-form-urlencoded": _schema(form)}}
+    return kept
+
+
+def _schema(node: Any, *, names_are_fields: bool = False) -> Any:  # noqa: ANN401 - any JSON
+    if isinstance(node, list):
+        return [_schema(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if names_are_fields:
+        return {name: _schema(value) for name, value in node.items()}
+    if "x-expansionResources" in node:
+        identifier = {"type": "string", "maxLength": 5000}
+        return {**identifier, "nullable": True} if node.get("nullable") else identifier
+    reference = node.get("$ref")
+    if reference is not None:
+        return {"$ref": reference} if reference.rsplit("/", 1)[1] in KEPT else {"type": "object"}
+    return {
+        key: _schema(value, names_are_fields=key == "properties")
+        for key, value in node.items()
+        if key not in PROSE and not key.startswith("x-")
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
