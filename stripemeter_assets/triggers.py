@@ -19,7 +19,7 @@ from stripemeter_assets.housekeeping import LATE, SCHEDULED, UNPUSHED, delete_ol
 from stripemeter_assets.partitions import covering_ranges, days_of, has_partition, tags_for
 from stripemeter_assets.resources import PostgresResource
 
-FOLD_MAX_EVENTS = 200_000
+FOLD_MAX_EVENTS = 400_000
 """One tick's slice: seconds of work, far from the 60 s a tick may take; the next tick takes the next."""
 QUIET_SECONDS = 30
 """How long late events must have stopped arriving for a day, so that a burst becomes one recount."""
