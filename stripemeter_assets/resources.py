@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from psycopg_pool import ConnectionPool
 
-from stripemeter.runtime.settings import Settings
+from stripemeter.runtime.settings import load_settings
 from stripemeter.store.postgres import Tx, open_pool, transaction
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _shared_pool(database_url: str) -> ConnectionPool:
 def _shared_sink() -> BillingSink:
     from stripemeter.billing import open_sink  # noqa: PLC0415 - every run imports anew, and most runs never see Stripe
 
-    return open_sink(Settings())
+    return open_sink(load_settings())
 
 
 atexit.register(close_pools)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,7 +59,7 @@ def recount(
 
 @app.command()
 def restamp(*, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """After restoring the database into another PostgreSQL server: make its ledger readable there. Stop writers first."""
+    """After a restore into another PostgreSQL server: make the ledger readable there. Stop writers first."""
     from stripemeter.store.ledger import restamp as restamp_ledger
     from stripemeter.store.postgres import transaction
 
@@ -91,7 +91,8 @@ def _recount_in_dagster(days: Iterable[date]) -> bool:
 
     dagster_url = _dagster_url()
     runs = {launch_recount(dagster_url, *days): days for days in contiguous(days)}
-    return any([_show(dagster_url, run_id, *days) for run_id, days in runs.items()])
+    shown = [_show(dagster_url, run_id, *days) for run_id, days in runs.items()]  # every run, also after a failed one
+    return any(shown)
 
 
 def _show(dagster_url: str, run_id: str, first: date, last: date) -> bool:
@@ -104,7 +105,7 @@ def _show(dagster_url: str, run_id: str, first: date, last: date) -> bool:
             status = progress.status
             typer.echo(f"  {status.lower()}")
         for line in progress.lines:
-            typer.echo(f"  {line}")
+            typer.echo(f"  {line.strip()}")
     return status != "SUCCESS"
 
 
@@ -126,6 +127,8 @@ def _parse_days(days: list[str], first: str | None, last: str | None) -> list[da
         parsed |= set(days_between(parse_day(first, field="--from"), parse_day(last, field="--to")))
     if not parsed:
         raise InvalidInput("name at least one day, or --from and --to, the first no later than the last", field="days")
+    if max(parsed) > datetime.now(UTC).date():
+        raise InvalidInput(f"{max(parsed)} has not begun (days are UTC)", field="days")
     return sorted(parsed)
 
 

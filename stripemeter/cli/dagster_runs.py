@@ -18,6 +18,8 @@ from stripemeter.errors import InvalidInput, Unavailable
 JOB = "recount"
 LOCATION = "stripemeter"
 REPOSITORY = "__repository__"  # what Dagster calls the repository of a module's only `Definitions`
+FIRST_DAY = date(2000, 1, 1)
+"""Start of Dagster's partitions (`stripemeter_assets.partitions.DAYS`; a test compares them)."""
 POLL_SECONDS = 1.0
 _TIMEOUT_SECONDS = 60
 _FINISHED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
@@ -39,7 +41,11 @@ query Follow($runId: ID!, $cursor: String) {
     ... on EventConnection {
       cursor
       hasMore
-      events { __typename ... on MessageEvent { message stepKey } }
+      events {
+        __typename
+        ... on MessageEvent { message stepKey }
+        ... on ExecutionStepFailureEvent { error { message } failureMetadata { description } }
+      }
     }
   }
 }
@@ -64,8 +70,10 @@ def launch_recount(dagster_url: str, first: date, last: date) -> str:
 
     Raises:
         Unavailable: Dagster does not answer.
-        InvalidInput: Dagster refuses; the message is its own.
+        InvalidInput: the first day has no partition, or Dagster refuses; the message is its own.
     """
+    if first < FIRST_DAY:
+        raise InvalidInput(f"{first} is no partition of Dagster's, they begin {FIRST_DAY}: recount it with --local")
     tags = (
         {"dagster/partition": first.isoformat()}
         if first == last
@@ -114,6 +122,11 @@ def follow(dagster_url: str, run_id: str) -> Iterator[Progress]:
 def _day_lines(events: list[dict[str, Any]]) -> Iterator[str]:
     for event in events:
         if event["__typename"] == "LogMessageEvent" and event.get("stepKey") == "counters":
+            yield event["message"]
+        elif event["__typename"] == "ExecutionStepFailureEvent":
+            told = event.get("failureMetadata") or {}
+            yield told.get("description") or (event.get("error") or {}).get("message") or event["message"]
+        elif event["__typename"] == "RunFailureEvent":
             yield event["message"]
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time
-from typing import Any
 
 import dagster as dg
-import msgspec
 import pytest
 from psycopg_pool import ConnectionPool
 
-from stripemeter.metering.events import IngestLimits, parse_ingest
-from stripemeter.pipeline.ingest import GroupCommit
 from stripemeter.store.postgres import transaction
 from stripemeter_assets.definitions import build_definitions
 from stripemeter_assets.resources import PostgresResource, StripeResource, close_pools
-from tests.assets.running import Report
+from tests.assets.running import Report, report
 
 
 @pytest.fixture
@@ -44,10 +40,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def report_usage(database_url: str) -> Report:
     """Report events through the receiver's own path: `report_usage(day, count=3, customer="c1")`, received now."""
 
-    def report(*days: date, count: int = 2, customer: str = "c1", quantity: str = "1.5") -> None:
-        asyncio.run(_accept(database_url, _events(days, count, customer, quantity)))
-
-    return report
+    return functools.partial(report, database_url)
 
 
 @pytest.fixture
@@ -64,28 +57,3 @@ def poison(pool: ConnectionPool) -> Callable[[date], None]:
             )
 
     return plant
-
-
-def _events(days: Sequence[date], count: int, customer: str, quantity: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "tenantId": "acme",
-            "metric": "api_calls",
-            "customerRef": customer,
-            "quantity": quantity,
-            "ts": f"{day.isoformat()}T00:00:0{number % 10}Z",
-            "idempotencyKey": f"{customer}-{day.isoformat()}-{number}",
-        }
-        for day in days
-        for number in range(count)
-    ]
-
-
-async def _accept(database_url: str, events: list[dict[str, Any]]) -> None:
-    now = datetime.now(UTC)
-    receiver = GroupCommit(database_url, clock=lambda: now)
-    receiver.start()
-    body = msgspec.json.encode({"events": events})
-    limits = IngestLimits(max_batch=10_000)
-    await receiver.accept(parse_ingest(body, header_key=None, now=now, limits=limits))
-    await receiver.stop()

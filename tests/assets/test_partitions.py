@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stripemeter.cli.dagster_runs import FIRST_DAY
 from stripemeter.metering.days import days_between
 from stripemeter_assets.partitions import (
     DAYS,
@@ -31,7 +33,7 @@ def test_today_is_a_partition_and_tomorrow_is_not() -> None:
 
 def test_history_begins_with_the_ledgers_partitions() -> None:
     """What an import may bring has a partition back to 2000; older days live in one heap and have none."""
-    assert DAYS.get_first_partition_key() == "2000-01-01"
+    assert DAYS.get_first_partition_key() == FIRST_DAY.isoformat() == "2000-01-01"
     assert not has_partition(date(1999, 12, 31))
 
 
@@ -81,7 +83,7 @@ def test_ranges_cover_every_day_and_stay_few(days: set[date]) -> None:
     assert len(ranges) <= MAX_RANGES
     assert days <= {day for first, last in ranges for day in days_between(first, last)}
     assert all(first in days and last in days for first, last in ranges)
-    assert all((right[0] - left[1]).days > NEARBY_DAYS for left, right in zip(ranges, ranges[1:], strict=False))
+    assert all((right[0] - left[1]).days > NEARBY_DAYS for left, right in pairwise(ranges))
 
 
 @given(days=SOME_DAYS, avoided=SOME_DAYS)

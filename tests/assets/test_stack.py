@@ -1,0 +1,236 @@
+"""The three Dagster processes on Postgres storage, as `stripemeter up` runs them: triggers, backfills, commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import dagster as dg
+import httpx2
+import psycopg
+import pytest
+from psycopg_pool import ConnectionPool
+
+from stripemeter.metering.days import days_between
+from stripemeter.pipeline.fold import fold
+from stripemeter.runtime import ports
+from stripemeter.runtime.children import spawn
+from stripemeter.runtime.dagster_home import create_schema, dagster_pg_url, write_dagster_home
+from stripemeter.runtime.embedded_postgres import EmbeddedPostgres
+from stripemeter.store.postgres import open_pool, transaction
+from stripemeter_assets.partitions import DAYS
+from tests.assets.running import report
+
+pytestmark = pytest.mark.stack
+
+START_SECONDS = 120
+"""How long anything may take here: the machine may be busy, and the backfill daemon wakes every 30 s."""
+COUNTERS = dg.AssetKey("counters")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """What runs, and where it can be asked."""
+
+    database_url: str
+    dagster_url: str
+    pool: ConnectionPool
+    instance: dg.DagsterInstance
+    env: dict[str, str]
+
+    def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """One answer of the webserver."""
+        sent = {"query": query, "variables": variables}
+        answer: dict[str, Any] = httpx2.post(f"{self.dagster_url}/graphql", json=sent, timeout=60).json()
+        assert "errors" not in answer, answer
+        return answer["data"]
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`stripemeter ...` beside this stack."""
+        argv = [sys.executable, "-m", "stripemeter.cli.main", *arguments]
+        return subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False, timeout=START_SECONDS)
+
+    def materialized(self, days: list[date]) -> set[date]:
+        """The days Dagster shows as materialised."""
+        keys = [day.isoformat() for day in days]
+        statuses = self.instance.get_status_by_partition(COUNTERS, keys, DAYS) or {}
+        return {
+            date.fromisoformat(key) for key, status in statuses.items() if status and status.value == "MATERIALIZED"
+        }
+
+
+@pytest.fixture(scope="module")
+def stack(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Code server, webserver and daemon on a database of their own."""
+    name = f"stack_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres.database_url("postgres"), autocommit=True) as connection:
+        connection.execute(f"create database {name} template stripemeter_template")  # type: ignore[arg-type]
+    database_url = postgres.database_url(name)
+    create_schema(database_url)
+    home = tmp_path_factory.mktemp("home")
+    code, web = (ports.claim("127.0.0.1", 0, setting="none") for _ in range(2))
+    write_dagster_home(home / "dagster", code_server_port=code)
+    env = {
+        **os.environ,
+        "DATABASE_URL": database_url,
+        "DAGSTER_HOME": str(home / "dagster"),
+        "DAGSTER_PG_URL": dagster_pg_url(database_url),
+        "STRIPEMETER_HOME": str(home),
+        "STRIPEMETER_DAGSTER_PORT": str(web),
+    }
+    workspace = str(home / "dagster" / "workspace.yaml")
+    commands = {
+        "code": [
+            "dagster",
+            "api",
+            "grpc",
+            "-m",
+            "stripemeter_assets.definitions",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(code),
+        ],
+        "web": ["dagster_webserver", "-h", "127.0.0.1", "-p", str(web), "-w", workspace],
+        "daemon": ["dagster._daemon", "run", "-w", workspace],
+    }
+    processes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_PG_URL", env["DAGSTER_PG_URL"])
+        try:
+            for label, argv in commands.items():
+                with (home / f"{label}.log").open("ab") as log:
+                    processes.append(spawn([sys.executable, "-m", *argv], log=log, env=env))
+                if label == "code":
+                    until(lambda: ports.answers(code))
+            until(lambda: ports.answers(web))
+            with open_pool(database_url) as pool, dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+                yield Stack(
+                    database_url=database_url,
+                    dagster_url=f"http://127.0.0.1:{web}",
+                    pool=pool,
+                    instance=instance,
+                    env=env,
+                )
+        finally:
+            for process in reversed(processes):
+                process.terminate()
+            for process in processes:
+                process.wait(START_SECONDS)
+    with psycopg.connect(postgres.database_url("postgres"), autocommit=True) as connection:
+        connection.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
+
+
+def test_new_events_are_folded_and_shown_without_a_run(stack: Stack) -> None:
+    """The sensor's tick counts them; their day and the ledger appear as materialised, and no run was started."""
+    today = datetime.now(UTC).date()
+    report(stack.database_url, today, customer="punctual")
+    until(lambda: stack.materialized([today]) == {today})
+    assert stack.instance.get_latest_materialization_event(dg.AssetKey("events")) is not None
+    with transaction(stack.pool) as tx:
+        (counted,) = tx.execute("select sum(event_count) from counters where customer_ref = 'punctual'").fetchone() or (
+            0,
+        )
+    assert counted == 2
+    assert stack.instance.get_runs(dg.RunsFilter(job_name="recount")) == []
+
+
+def test_a_late_month_is_recounted_by_one_run(stack: Stack) -> None:
+    """Late events of 31 days: the level-triggered sensor asks for one run, and that settles every day."""
+    month = days_between(date(2025, 7, 1), date(2025, 7, 31))
+    report(stack.database_url, *month, count=1, customer="late")
+    until(lambda: stack.materialized(month) == set(month))
+    with transaction(stack.pool) as tx:  # as if the burst had ended a minute ago
+        tx.execute("update counter_days set last_folded_at = last_folded_at - interval '1 minute'")
+
+    def settled() -> bool:
+        with transaction(stack.pool) as tx:
+            (left,) = tx.execute(
+                "select count(*) from counter_days where recounted_version < dirty_version"
+            ).fetchone() or (1,)
+        return left == 0
+
+    until(settled)
+    runs = stack.instance.get_runs(dg.RunsFilter(tags={"stripemeter/why": "late"}))
+    assert len(runs) == 1
+    until(lambda: stack.instance.get_runs(dg.RunsFilter(run_ids=[runs[0].run_id]))[0].is_success)
+
+
+def test_recount_from_the_command_line_shows_its_progress(stack: Stack) -> None:
+    """`stripemeter counters recount` is a run of Dagster's: seen in its UI, followed to its end, repaired."""
+    first, last = date(2025, 3, 1), date(2025, 3, 5)
+    report(stack.database_url, *days_between(first, last), customer="cli")
+    fold(stack.pool)
+    with transaction(stack.pool) as tx:
+        tx.execute("update counters set quantity_sum = quantity_sum + 1 where day = %s", [first])
+
+    done = stack.command("counters", "recount", "--from", first.isoformat(), "--to", last.isoformat())
+
+    assert done.returncode == 0, done.stderr
+    assert "2025-03-01: 2 events, 1 counters, 1 changed" in done.stdout
+    assert "2025-03-05: 2 events, 1 counters, 0 changed" in done.stdout
+    run_id = done.stdout.splitlines()[0].rpartition("/")[2]
+    assert stack.instance.get_run_by_id(run_id) is not None
+    assert stack.materialized(days_between(first, last)) == set(days_between(first, last))
+
+
+def test_the_command_line_fails_when_a_day_fails(stack: Stack) -> None:
+    """A poisoned day: exit 1, named in the output; its neighbours are recounted."""
+    first, bad, last = date(2025, 5, 1), date(2025, 5, 2), date(2025, 5, 3)
+    report(stack.database_url, first, last, customer="cli")
+    fold(stack.pool)
+    with transaction(stack.pool) as tx:
+        tx.execute(
+            "insert into events (xid, ts, received_at, quantity, tenant_id, metric, customer_ref, idempotency_key,"
+            " source) values ('1', '2025-05-02 03:00Z', now(), 'NaN', 'acme', 'api_calls', 'c1', 'poison', 'http')"
+        )
+    done = stack.command("counters", "recount", *(day.isoformat() for day in (first, bad, last)))
+    assert done.returncode == 1
+    assert "2025-05-02: FAILED" in done.stdout
+    assert "1 of 3 days failed; 2 were recounted and are committed" in done.stdout
+    assert "2025-05-03: 2 events" in done.stdout
+    with transaction(stack.pool) as tx:
+        tx.execute("delete from events where idempotency_key = 'poison'")
+    assert stack.command("counters", "recount", bad.isoformat()).returncode == 0
+
+
+def test_a_day_that_is_no_partition_is_refused_and_can_be_recounted_locally(stack: Stack) -> None:
+    """Before 2000 there are no partitions: the refusal is clear, and --local does the work."""
+    refused = stack.command("counters", "recount", "1999-12-31")
+    assert refused.returncode == 1
+    assert "1999-12-31" in refused.stderr
+    local = stack.command("counters", "recount", "1999-12-31", "--local")
+    assert local.returncode == 0, local.stderr
+    assert "1999-12-31: 0 events" in local.stdout
+
+
+def test_a_backfill_from_the_ui_is_one_run(stack: Stack) -> None:
+    """Selecting forty days in the UI and pressing Materialize starts one run, and every day has its own event."""
+    days = days_between(date(2024, 2, 1), date(2024, 3, 11))
+    launch = (
+        "mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params)"
+        " { __typename ... on LaunchBackfillSuccess { backfillId } } }"
+    )
+    params = {"assetSelection": [{"path": ["counters"]}], "partitionNames": [day.isoformat() for day in days]}
+    answer = stack.graphql(launch, {"params": params})["launchPartitionBackfill"]
+    assert answer["__typename"] == "LaunchBackfillSuccess", answer
+
+    until(lambda: stack.materialized(days) == set(days))
+
+    runs = stack.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": answer["backfillId"]}))
+    assert len(runs) == 1
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Look again and again until it holds."""
+    deadline = time.monotonic() + START_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, f"did not come true within {START_SECONDS} s"
+        time.sleep(0.2)
