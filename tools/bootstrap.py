@@ -45,7 +45,8 @@ def main() -> int:
         venv.create(ENVIRONMENT, with_pip=True, clear=True)
     if not _sync_with_uv():
         sys.stderr.write("uv cannot install the lock here: using pip\n")
-        if not _pip("install", "--require-hashes", "-r", str(LOCK)):
+        # The lock is complete; left to look at dependencies, pip would want hashes for `gql[requests]` beside `gql`.
+        if not _pip("install", "--no-deps", "--require-hashes", "-r", str(LOCK)):
             return 1
     # hatchling is in the lock: without isolation the build needs no index.
     if not _pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)):
@@ -103,7 +104,7 @@ def _sync_with_uv() -> bool:
 
 
 def _pip(*arguments: str) -> bool:
-    command = [str(BIN / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    command = [str(BIN / "python"), "-m", "pip", "-qq", "--disable-pip-version-check", *arguments]
     return subprocess.run(command, check=False, cwd=ROOT).returncode == 0
 
 
