@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from tools.lints.source import list_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,18 +24,11 @@ FORBIDDEN = {
 }
 
 
-def tracked_files() -> list[Path]:
-    """Every file of the repository: tracked, or new and not ignored."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
-    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
-
-
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_no_file_holds(what: str) -> None:
     """Nothing in the repository names a package host, a path of one machine, or a secret."""
     found = []
-    for path in tracked_files():
+    for path in list_files(ROOT):
         text = path.read_text(encoding="utf-8", errors="ignore")
         for match in FORBIDDEN[what].finditer(text):
             line = text.count("\n", 0, match.start()) + 1

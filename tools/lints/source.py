@@ -62,9 +62,18 @@ class Source:
         return any(found["lint"] == lint for line in lines for found in _ESCAPE.finditer(line))
 
 
-def load_sources(root: Path, *suffixes: str) -> list[Source]:
-    """Every file of the repository with one of the suffixes: tracked, or new and not ignored."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+def list_files(root: Path) -> list[Path]:
+    """Every file of the repository at `root`: tracked, or new and not ignored; sorted."""
+    # CI may check the repository out as one user and run as another; we only list names.
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, check=True, cwd=root, capture_output=True, text=True).stdout
-    paths = sorted(path for path in listed.split("\0") if path.endswith(suffixes) and (root / path).is_file())
-    return [Source(path=path, text=(root / path).read_text(encoding="utf-8")) for path in paths]
+    return sorted(path for name in listed.split("\0") if name and (path := root / name).is_file())
+
+
+def load_sources(root: Path, *suffixes: str) -> list[Source]:
+    """The files of the repository with one of the suffixes, sorted by path."""
+    return [
+        Source(path=path.relative_to(root).as_posix(), text=path.read_text(encoding="utf-8"))
+        for path in list_files(root)
+        if path.name.endswith(suffixes)
+    ]
