@@ -60,7 +60,9 @@ class Receiver:
         """What lives as long as the process serves; the database need not be up."""
         database_url = self._settings.database_url
         if database_url is None:
-            raise InvalidInput("DATABASE_URL is not set: `stripemeter up` sets it for its workers", field="DATABASE_URL")
+            raise InvalidInput(
+                "DATABASE_URL is not set: `stripemeter up` sets it for its workers", field="DATABASE_URL"
+            )
         group_commit = GroupCommit(database_url, clock=lambda: datetime.now(UTC))
         with open_pool(database_url, max_size=POOL_SIZE, timeout_seconds=POOL_WAIT_SECONDS) as pool:
             api.state.pool = pool

@@ -168,7 +168,7 @@ class ConflictRow(Document):
     """A key that came again with a different payload: the first stands and counts, the other never does."""
 
     idempotency_key: str
-    standing: Payload
+    standing: Payload | None
     refused: Payload
     times_refused: int = Field(description="How often the refused payload arrived.")
     last_refused_at: datetime
@@ -192,8 +192,12 @@ class Period(Document):
 class FreshnessDocument(Document):
     """The answer holds every event accepted before it; this says how much of it the counters held already."""
 
-    folded_through: datetime | None = Field(description="When the counters last advanced; null before their first time.")
-    pending_events: int = Field(description="Events of this answer read from the ledger because they are not counted yet.")
+    folded_through: datetime | None = Field(
+        description="When the counters last advanced; null before their first time."
+    )
+    pending_events: int = Field(
+        description="Events of this answer read from the ledger because they are not counted yet."
+    )
 
 
 class MetricUsage(Document):

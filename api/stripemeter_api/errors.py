@@ -9,7 +9,7 @@ we did not word ourselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -20,12 +20,19 @@ from starlette.responses import Response
 
 from stripemeter import errors as tree
 from stripemeter_api.answers import encode_json
+from stripemeter_api.documents import Problem
 from stripemeter_api.request_ids import request_id_of
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
 INTERNAL_MESSAGE = "An internal server error occurred."
 UNAVAILABLE_MESSAGE = "A dependency is not available and nothing was changed: try again."
+
+READ_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "A parameter is not as it must be; `errors` names it."},
+    503: {"model": Problem, "description": "The database is not available: try again, see Retry-After."},
+}
+"""What every read may answer instead, for OpenAPI."""
 
 _STATUSES: Sequence[tuple[type[tree.StripeMeterError], int]] = (
     (tree.InvalidInput, 400),
@@ -60,7 +67,7 @@ def problem(
     detail: str,
     request_id: str,
     errors: Sequence[dict[str, Any]] = (),
-    **members: Any,
+    **members: object,
 ) -> dict[str, Any]:
     """A problem document as a plain dict.
 
@@ -180,6 +187,6 @@ def _path(location: Sequence[int | str]) -> str:
     return text
 
 
-def _message(found: Any) -> str:
+def _message(found: Mapping[str, Any]) -> str:
     message = str(found["msg"]).removeprefix("Value error, ")
     return "is required" if found["type"] == "missing" else message

@@ -45,9 +45,7 @@ def _refuse_nul(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_refuse_nul)]
-Instant = Annotated[
-    datetime, BeforeValidator(parse_instant), WithJsonSchema({"type": "string", "format": "date-time"})
-]
+Instant = Annotated[datetime, BeforeValidator(parse_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
 
 TenantId = Annotated[
     Text, Query(alias="tenantId", min_length=1, max_length=MAX_TEXT, description="Whose account.", examples=["demo"])
@@ -70,7 +68,7 @@ Cursor = Annotated[
     Query(
         min_length=1,
         max_length=MAX_CURSOR,
-        description="`nextCursor` of the previous page: pages neither repeat nor skip what stood when the first was read.",
+        description="`nextCursor` of the page before: no row that stood then is repeated or skipped.",
     ),
 ]
 Limit = Annotated[int, Query(ge=1, le=100, description="Rows of one page.")]

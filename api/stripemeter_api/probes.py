@@ -34,7 +34,7 @@ DATABASE_SECONDS = 2.5
 STRIPE_SECONDS = 1.0
 STRIPE_CACHED_SECONDS = 10.0
 STRIPE_API_BASE = "https://api.stripe.com"
-MAX_FOLD_LAG_SECONDS = 60.0
+MAX_FOLD_LAG = timedelta(seconds=60)
 """An event normally waits about 5 s to be counted: a minute means that nobody counts."""
 MAX_HEARTBEAT_AGE = timedelta(seconds=120)
 """Dagster's daemons report every 30 s: four beats missed."""
@@ -107,7 +107,7 @@ class Probes:
             checks={"database": True, **{name: reason is None for name, reason in found.items()}},
             reasons=[reason for reason in found.values() if reason],
             events_per_second=self._rate(state.accepted),
-            fold_lag_seconds=state.fold.lag_seconds,
+            fold_lag_seconds=state.fold.lag.total_seconds(),
         )
 
     def _look_at_database(self) -> DatabaseState:
@@ -198,8 +198,8 @@ class _Attempt(Generic[T]):
 def _fold_reason(fold: FoldState) -> str | None:
     if fold.is_foreign:
         return "fold: its cursor belongs to another PostgreSQL cluster, counters must be rebuilt"
-    if fold.lag_seconds > MAX_FOLD_LAG_SECONDS:
-        return f"fold: {fold.pending_count} events wait to be counted, the oldest for {fold.lag_seconds:.0f} s"
+    if fold.lag > MAX_FOLD_LAG:
+        return f"fold: {fold.pending_count} events wait to be counted, the oldest for {fold.lag.total_seconds():.0f} s"
     return None
 
 

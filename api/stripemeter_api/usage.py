@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Query
 
 from stripemeter.errors import InvalidInput
@@ -23,6 +24,7 @@ from stripemeter.store.usage import (
 )
 from stripemeter_api.answers import JsonAnswer, instant, number
 from stripemeter_api.documents import HistoryAnswer, UsageAnswer
+from stripemeter_api.errors import READ_PROBLEMS
 from stripemeter_api.parameters import CustomerRef, Instant, Metric, TenantId
 from stripemeter_api.state import Pool
 
@@ -41,7 +43,7 @@ PeriodEnd = Annotated[
 router = APIRouter(prefix="/v1/usage", tags=["usage"])
 
 
-@router.get("/current", response_model=UsageAnswer, summary="Usage of the current period")
+@router.get("/current", response_model=UsageAnswer, responses=READ_PROBLEMS, summary="Usage of the current period")
 def read_current(
     pool: Pool, tenant_id: TenantId, customer_ref: CustomerRef, metric: Metric | None = None
 ) -> JsonAnswer:
@@ -67,7 +69,7 @@ def read_current(
     )
 
 
-@router.get("/history", response_model=HistoryAnswer, summary="Usage by day or month")
+@router.get("/history", response_model=HistoryAnswer, responses=READ_PROBLEMS, summary="Usage by day or month")
 def read_history(
     pool: Pool,
     tenant_id: TenantId,
@@ -81,7 +83,13 @@ def read_history(
     first_on, last_on = _whole_days(period_start, period_end)
     buckets = _bucket_starts(first_on, last_on, step)
     found = load_usage_history(
-        pool, tenant_id=tenant_id, customer_ref=customer_ref, metric=metric, first_on=first_on, last_on=last_on, step=step
+        pool,
+        tenant_id=tenant_id,
+        customer_ref=customer_ref,
+        metric=metric,
+        first_on=first_on,
+        last_on=last_on,
+        step=step,
     )
     aggregation = DEFAULT_AGGREGATION
     return JsonAnswer(
@@ -123,7 +131,7 @@ def _bucket_starts(first_on: date, last_on: date, step: Step) -> list[date]:
     return starts
 
 
-def _value(usage: Usage | None, aggregation: Aggregation) -> Any:
+def _value(usage: Usage | None, aggregation: Aggregation) -> msgspec.Raw | int | None:
     if usage is not None:
         return number(usage.quantity(aggregation))
     return 0 if aggregation in ("sum", "count") else None

@@ -1,44 +1,43 @@
 -- How far behind the counters are, and whether those who move them are alive.
 
--- name: ping
--- Whether the database answers.
-select 1;
-
 -- name: load_fold_state
--- One row: cursor, tail (at most %(most)s events are looked at) and age of the oldest transaction that holds the cut.
+-- One row: cursor, tail (at most %(most)s events are looked at) and start of the oldest transaction that holds the cut.
 -- The tail is walked in order of xid, so its oldest events are always among those looked at.
-select
-    cursor.advanced_at,
-    coalesce(cursor.system_identifier <> (select system_identifier from pg_control_system()), false) as is_foreign,
-    tail.pending_count,
-    tail.oldest_received_at,
-    holder.oldest_started_at,
-    clock_timestamp() as read_at
-from (select 1) as once
-left join fold_cursors as cursor on cursor.name = 'counters'
-cross join lateral (
+with cursor as materialized (
     select
-        count(*) as pending_count,
-        min(looked_at.received_at) as oldest_received_at
-    from (
-        select received_at
-        from events
-        where xid >= coalesce(cursor.folded_below, '0'::xid8)
-        order by xid
-        limit %(most)s
-    ) as looked_at
-) as tail
-cross join lateral (
-    select min(started_at) as oldest_started_at
-    from (
-        select xact_start as started_at
-        from pg_stat_activity
-        where backend_xid is not null
-        union all
-        select prepared as started_at
-        from pg_prepared_xacts
-    ) as writing
-) as holder;
+        folded_below,
+        advanced_at,
+        system_identifier
+    from fold_cursors
+    where name = 'counters'
+),
+
+tail as (
+    select received_at
+    from events
+    where xid >= coalesce((select folded_below from cursor), '0'::xid8)
+    order by xid
+    limit %(most)s
+),
+
+writing as (
+    select xact_start as started_at
+    from pg_stat_activity
+    where backend_xid is not null
+    union all
+    select prepared as started_at
+    from pg_prepared_xacts
+)
+
+select
+    (select advanced_at from cursor) as advanced_at,
+    coalesce(
+        (select system_identifier from cursor) <> (select system_identifier from pg_control_system()), false
+    ) as is_foreign,
+    (select count(*) from tail) as pending_count,
+    (select min(received_at) from tail) as oldest_received_at,
+    (select min(started_at) from writing) as oldest_started_at,
+    clock_timestamp() as read_at;
 
 -- name: load_accepted_total
 -- Events accepted on the UTC days since %(since)s, and the instant of this snapshot.

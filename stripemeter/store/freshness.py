@@ -7,7 +7,7 @@ Belongs here: the fold's lag, the cut's age, the daemon's heartbeat, for probes 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
@@ -24,15 +24,15 @@ class FoldState:
         advanced_at: when it last advanced; None before its first time.
         is_foreign: its cursor belongs to another cluster.
         pending_count: events it has not read, at most MAX_PENDING.
-        lag_seconds: how long the oldest of them has waited since its arrival; 0 when none waits.
-        cut_age_seconds: age of the oldest writing transaction, which no reader can pass; 0 when none runs.
+        lag: how long the oldest of them has waited since its arrival; 0 when none waits.
+        cut_age: age of the oldest writing transaction, which no reader can pass; 0 when none runs.
     """
 
     advanced_at: datetime | None
     is_foreign: bool
     pending_count: int
-    lag_seconds: float
-    cut_age_seconds: float
+    lag: timedelta
+    cut_age: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +41,6 @@ class AcceptedTotal:
 
     accepted: int
     read_at: datetime
-
-
-def ping(tx: Tx) -> None:
-    """Ask the database for a row, to see whether it answers."""
-    tx.execute(load_queries("freshness")["ping"]).fetchone()
 
 
 def load_fold_state(tx: Tx) -> FoldState:
@@ -57,8 +52,8 @@ def load_fold_state(tx: Tx) -> FoldState:
         advanced_at=advanced_at,
         is_foreign=is_foreign,
         pending_count=pending_count,
-        lag_seconds=_seconds_between(oldest_received_at, read_at),
-        cut_age_seconds=_seconds_between(oldest_started_at, read_at),
+        lag=_between(oldest_received_at, read_at),
+        cut_age=_between(oldest_started_at, read_at),
     )
 
 
@@ -79,5 +74,5 @@ def load_daemon_heartbeat(tx: Tx) -> datetime | None:
     return last_beat_at if isinstance(last_beat_at, datetime) else None
 
 
-def _seconds_between(earlier: datetime | None, later: datetime) -> float:
-    return 0.0 if earlier is None else max(0.0, (later - earlier).total_seconds())
+def _between(earlier: datetime | None, later: datetime) -> timedelta:
+    return timedelta(0) if earlier is None else max(timedelta(0), later - earlier)
