@@ -26,9 +26,21 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             counters.late_days_settled,
             counters.fold_is_current,
         ],
-        jobs=[triggers.recount, triggers.push, triggers.reconcile, triggers.prove, triggers.housekeeping],
+        jobs=[
+            triggers.recount,
+            triggers.push,
+            triggers.reconcile,
+            triggers.watch,
+            triggers.prove,
+            triggers.housekeeping,
+        ],
         sensors=[triggers.fold_events, triggers.late_days, triggers.unpushed_usage],
-        schedules=[triggers.hourly_reconciliation, triggers.nightly_proof, triggers.daily_housekeeping],
+        schedules=[
+            triggers.hourly_reconciliation,
+            triggers.hourly_watch,
+            triggers.nightly_proof,
+            triggers.daily_housekeeping,
+        ],
         resources=resources
         or {"postgres": PostgresResource(database_url=dg.EnvVar("DATABASE_URL")), "stripe": StripeResource()},
         # Runs share the machine with the API, and Celery's prefork workers may not have children of their own.

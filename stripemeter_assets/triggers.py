@@ -49,14 +49,19 @@ push = dg.define_asset_job(
 )
 reconcile = dg.define_asset_job(
     "reconcile",
-    selection=dg.AssetSelection.assets("reconciliations")
-    | dg.AssetSelection.checks_for_assets("events")
+    selection=dg.AssetSelection.assets("reconciliations"),
+    description="Compare with Stripe.",
+    tags=SCHEDULED,
+)
+watch = dg.define_asset_job(
+    "watch",
+    selection=dg.AssetSelection.checks_for_assets("events")
     | dg.AssetSelection.checks(
         dg.AssetCheckKey(dg.AssetKey("counters"), "conservation"),
         dg.AssetCheckKey(dg.AssetKey("counters"), "late_days_settled"),
         dg.AssetCheckKey(dg.AssetKey("counters"), "fold_is_current"),
     ),
-    description="Compare with Stripe, and look at the standing checks.",
+    description="Look at the standing checks: arrivals, conservation, late days, the fold.",
     tags=SCHEDULED,
 )
 prove = dg.define_asset_job(
@@ -127,6 +132,9 @@ hourly_reconciliation = dg.ScheduleDefinition(
     job=reconcile,
     cron_schedule="7 * * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+hourly_watch = dg.ScheduleDefinition(
+    name="hourly_watch", job=watch, cron_schedule="37 * * * *", default_status=dg.DefaultScheduleStatus.RUNNING
 )
 nightly_proof = dg.ScheduleDefinition(
     name="nightly_proof", job=prove, cron_schedule="23 1 * * *", default_status=dg.DefaultScheduleStatus.RUNNING

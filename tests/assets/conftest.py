@@ -39,7 +39,6 @@ def instance() -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def report_usage(database_url: str) -> Report:
     """Report events through the receiver's own path: `report_usage(day, count=3, customer="c1")`, received now."""
-
     return functools.partial(report, database_url)
 
 

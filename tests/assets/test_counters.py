@@ -74,7 +74,7 @@ def test_one_bad_day_does_not_lose_the_others(
     report_usage: Report,
     poison: Callable[[date], None],
 ) -> None:
-    """The run fails and names the day; the others are committed, shown as materialised, and only it is counted failed."""
+    """The run fails and names the day; the others are committed and green, and only it is counted failed."""
     bad = date(2026, 1, 5)
     report_usage(*WEEK)
     fold(pool)

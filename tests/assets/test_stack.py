@@ -109,8 +109,8 @@ def stack(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
                 with (home / f"{label}.log").open("ab") as log:
                     processes.append(spawn([sys.executable, "-m", *argv], log=log, env=env))
                 if label == "code":
-                    until(lambda: ports.answers(code))
-            until(lambda: ports.answers(web))
+                    until(lambda: not ports.is_free(code))
+            until(lambda: not ports.is_free(web))
             with open_pool(database_url) as pool, dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
                 yield Stack(
                     database_url=database_url,
