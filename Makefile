@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 STAMP := .venv/.installed
-PYTEST := $(BIN)/pytest
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up down demo test test-fast check format bench lock
@@ -30,10 +30,10 @@ demo: $(STAMP) ## start everything with a month of sample usage
 	@exec $(BIN)/stripemeter demo
 
 test: $(STAMP) ## run every test (ARGS="-k fold" passes options to pytest)
-	@$(PYTEST) -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-fast: $(STAMP) ## run the pure tests only: seconds, no server
-	@$(PYTEST) -q tests/unit tests/laws $(ARGS)
+	@$(BIN)/pytest -q tests/unit tests/laws $(ARGS)
 
 check: $(STAMP) ## format, lint, types, import contracts, SQL: what CI runs before the tests
 	@$(BIN)/python -m tools.check

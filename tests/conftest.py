@@ -29,7 +29,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
     )
     process = server.start()
     with psycopg.connect(server.database_url("postgres"), autocommit=True) as connection:
-        connection.execute(f"create database {TEMPLATE}")  # type: ignore[arg-type]
+        connection.execute(f"create database {TEMPLATE}")
     migrate(server.database_url(TEMPLATE))
     yield server
     server.stop(process)
@@ -40,10 +40,10 @@ def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     """The URL of an empty migrated database of this test's own."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres.database_url("postgres"), autocommit=True) as connection:
-        connection.execute(f"create database {name} template {TEMPLATE}")  # type: ignore[arg-type]
+        connection.execute(f"create database {name} template {TEMPLATE}")
     yield postgres.database_url(name)
     with psycopg.connect(postgres.database_url("postgres"), autocommit=True) as connection:
-        connection.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
+        connection.execute(f"drop database {name} with (force)")
 
 
 @pytest.fixture

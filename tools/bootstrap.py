@@ -11,6 +11,7 @@ No index is ever named here: both tools use what the machine is configured for.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import subprocess
 import sys
@@ -39,6 +40,9 @@ def main() -> int:
     """Leave `.venv` as the lock describes it, plus this checkout in editable form; returns the exit status."""
     if sys.version_info < OLDEST_PYTHON:
         sys.stderr.write(f"Python {'.'.join(map(str, OLDEST_PYTHON))} or later is needed, this is {sys.version}\n")
+        return 1
+    if importlib.util.find_spec("ensurepip") is None:
+        sys.stderr.write("this Python cannot make virtual environments: install its venv package (python3-venv)\n")
         return 1
     STAMP.unlink(missing_ok=True)
     if not _is_usable():

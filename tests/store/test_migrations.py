@@ -185,14 +185,14 @@ def wait_until_blocked(database_url: str) -> None:
     """Return once a migration of this database waits for a lock; the server is asked again and again, never slept on.
 
     Raises:
-        AssertionError: it did not within ten thousand looks.
+        AssertionError: it did not within a hundred thousand looks.
     """
     query = (
         "select exists (select from pg_stat_activity where datname = current_database()"
         " and application_name = 'stripemeter-migrate' and wait_event_type = 'Lock')"
     )
     with psycopg.connect(database_url, autocommit=True) as connection:
-        for _ in range(10_000):
+        for _ in range(100_000):
             row = connection.execute(query).fetchone()
             if row is not None and row[0]:
                 return
