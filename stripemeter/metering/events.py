@@ -22,6 +22,10 @@ MAX_AHEAD = timedelta(hours=1)
 MAX_WHOLE_DIGITS = 26
 MAX_DECIMALS = 12
 """numeric(38, 12): 26 digits before the point, 12 after."""
+MAX_META_WHOLE_DIGITS = 309
+MAX_META_DECIMALS = 1074
+"""Bounds of a number inside `meta`: those of a double, written out. jsonb writes every digit, so 1e131071 would come
+back 131 072 characters long; and it refuses to store what is a little beyond."""
 NUL = "\x00"
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
@@ -83,9 +87,19 @@ class _IncomingBatch(msgspec.Struct):
     events: Annotated[list[_IncomingEvent], msgspec.Meta(min_length=1)]
 
 
+def _exact_number(text: str) -> Decimal:
+    """A JSON number with a point or an exponent, exactly; ValueError beyond the bounds."""
+    number = Decimal(text)
+    exponent = int(number.as_tuple().exponent)  # JSON knows no NaN and no infinity
+    if exponent < -MAX_META_DECIMALS or number.adjusted() >= MAX_META_WHOLE_DIGITS:
+        raise ValueError(f"the number {_shown(text.encode())} is out of range")
+    return number
+
+
 _decode_batch = msgspec.json.Decoder(_IncomingBatch).decode
-_decode_any = msgspec.json.Decoder(float_hook=Decimal).decode
-_encode_sorted = msgspec.json.Encoder(order="sorted", decimal_format="string").encode
+_decode_any = msgspec.json.Decoder(float_hook=_exact_number).decode
+# A decimal stays a number: as a string 1.5 and "1.5" would be one payload, and one derived key.
+_encode_sorted = msgspec.json.Encoder(order="sorted", decimal_format="number").encode
 
 
 def parse_ingest(
@@ -218,7 +232,7 @@ def _has_too_many_decimals(quantity: Decimal) -> bool:
 def _canonical_meta(raw: bytes, index: int) -> bytes:
     try:
         value: Any = _decode_any(raw)
-    except (msgspec.DecodeError, RecursionError, ArithmeticError) as error:
+    except (msgspec.DecodeError, RecursionError, ArithmeticError, ValueError) as error:
         raise _invalid(index, "meta", f"meta cannot be stored: {error}") from error
     if not isinstance(value, dict):
         raise _invalid(index, "meta", f"meta must be an object, not {_shown(raw)}")

@@ -1,4 +1,4 @@
-"""How Hypothesis runs: the same examples everywhere, a blob to reproduce a failure, no deadlines on a shared machine."""
+"""How Hypothesis runs: the same examples everywhere, a blob to reproduce a failure, no deadlines."""
 
 from __future__ import annotations
 
