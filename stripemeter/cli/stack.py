@@ -118,9 +118,8 @@ def _foreground() -> Listener:
         followers.extend(Follower(path=Path(service.log)) for service in record.services)
 
     def changed(one: Supervised) -> None:
-        if one.process is not None or one.restarts or one.failures:
-            pid = f" (pid {one.pid})" if one.pid is not None else ""
-            show_line(one.service.name, typer.style(f"{one.state.value}{pid}", bold=True), of=2)
+        pid = f" (pid {one.pid})" if one.pid is not None else ""
+        show_line(one.service.name, typer.style(f"{one.state.value}{pid}", bold=True), of=2)
 
     def tick() -> None:
         for follower in followers:

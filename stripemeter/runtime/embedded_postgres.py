@@ -73,15 +73,12 @@ class EmbeddedPostgres:
         """
         self.prepare()
         process = self.launch()
-        deadline = time.monotonic() + RECOVERY_SECONDS
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                raise Unavailable(f"PostgreSQL exited with {process.returncode}:\n{tail(self.log)}")
-            if self.is_ready():
-                return process
-            time.sleep(0.03)
-        self.stop(process)
-        raise Unavailable(f"PostgreSQL did not answer within {RECOVERY_SECONDS} s:\n{tail(self.log)}")
+        try:
+            self._wait_ready(process)
+        except BaseException:
+            self.stop(process)
+            raise
+        return process
 
     def prepare(self) -> None:
         """Make the directory ready to serve: initialised, free of an earlier server, with a port on record.
@@ -150,6 +147,15 @@ class EmbeddedPostgres:
             process.send_signal(signal.SIGQUIT)
             process.wait(timeout_seconds)
 
+    def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        while not self.is_ready():
+            if process.poll() is not None:
+                raise Unavailable(f"PostgreSQL exited with {process.returncode}:\n{tail(self.log)}")
+            if time.monotonic() >= deadline:
+                raise Unavailable(f"PostgreSQL did not answer within {RECOVERY_SECONDS} s:\n{tail(self.log)}")
+            time.sleep(0.03)
+
     def _create_directory(self) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -194,7 +200,7 @@ class EmbeddedPostgres:
                 [
                     str(self.bin_directory / "initdb"),
                     *("-D", str(unfinished), "-U", ROLE, "-E", "UTF8", "--locale=C", "-A", "scram-sha-256"),
-                    *("--pwfile", str(password_file), "--no-instructions"),
+                    *("--pwfile", str(password_file), "--no-instructions", *([] if self.fsync else ["--no-sync"])),
                 ],
                 log=log,
                 env=_environment(),

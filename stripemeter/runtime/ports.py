@@ -75,13 +75,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def answers(port: int) -> bool:
-    """Whether something accepts a loopback connection on the port."""
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def holder(port: int) -> tuple[int, str] | None:
     """(pid, command) of the process that listens on the port; None when unknown (free, or another user's)."""
     inodes = _listening_inodes(port)

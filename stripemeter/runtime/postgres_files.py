@@ -40,7 +40,7 @@ def write_configuration(data: Path, *, port: int, shared_buffers_mb: int | None,
         "synchronous_commit": "on",
         "fsync": "on" if fsync else "off",
         "full_page_writes": "on",
-        "wal_compression": "pglz",
+        "wal_compression": "on",  # pglz; PostgreSQL 14 knows no other word for it
         "wal_buffers": "16MB",
         "min_wal_size": "256MB",
         "max_wal_size": "8GB",

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import http.client
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stripemeter.runtime import ports
 from stripemeter.runtime.children import spawn
 
-_PROBE_SECONDS = 2
+_PROBE_SECONDS = 1
+# Source: RFC 9113, 3.4 (both sides begin with SETTINGS) and 4.1 (frame header: length 3, type 1, flags 1, stream 4).
+_FRAME_HEADER_BYTES = 9
+_SETTINGS_FRAME = 4
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS_FRAME, 0, 0, 0, 0, 0])
 
 
 def _nothing() -> None:
@@ -92,6 +96,19 @@ def answers_ok(host: str, port: int, path: str) -> Callable[[], bool]:
     return is_ready
 
 
-def accepts(port: int) -> Callable[[], bool]:
-    """A probe: something accepts loopback connections on the port."""
-    return lambda: ports.answers(port)
+def speaks_http2(port: int) -> Callable[[], bool]:
+    """A probe: a gRPC server serves on the loopback port.
+
+    It binds the port before it loads any code, so an accepted connection says nothing; its first HTTP/2 frame does.
+    """
+
+    def is_ready() -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=_PROBE_SECONDS) as connection:
+                connection.sendall(_HTTP2_PREFACE)
+                header = connection.recv(_FRAME_HEADER_BYTES)
+        except OSError:
+            return False
+        return len(header) == _FRAME_HEADER_BYTES and header[3] == _SETTINGS_FRAME
+
+    return is_ready

@@ -23,7 +23,7 @@ from stripemeter.errors import Unavailable
 from stripemeter.runtime import dagster_home, ports
 from stripemeter.runtime.embedded_postgres import RECOVERY_SECONDS, EmbeddedPostgres
 from stripemeter.runtime.processes import STACK_MARK
-from stripemeter.runtime.services import Service, Stage, accepts, answers_ok, command
+from stripemeter.runtime.services import Service, Stage, answers_ok, command, speaks_http2
 from stripemeter.runtime.settings import Settings
 from stripemeter.store.migrations import migrate
 
@@ -226,7 +226,7 @@ def _code_server(plan: Plan, env: Mapping[str, str]) -> Service:
     return Service(
         name="code-server",
         launch=command(argv, env=env, log=plan.log("code-server")),
-        is_ready=accepts(port),
+        is_ready=speaks_http2(port),
         log=plan.log("code-server"),
         grace_seconds=RUNS_GRACE_SECONDS,
     )
