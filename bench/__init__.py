@@ -1,0 +1,1 @@
+"""The bench: limit and system side by side, measured interleaved in one run. Timings are never tests."""
