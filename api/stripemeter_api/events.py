@@ -17,7 +17,16 @@ from stripemeter_api.answers import JsonAnswer, instant, number, stored_json
 from stripemeter_api.cursors import from_microseconds, pack_cursor, to_bigint, to_microseconds, unpack_cursor
 from stripemeter_api.documents import ConflictPage, EventPage, IngestAnswer, IngestProblem, IngestRequest
 from stripemeter_api.errors import READ_PROBLEMS
-from stripemeter_api.parameters import Cursor, CustomerRef, Instant, Limit, Metric, SortDirection, Source, TenantId
+from stripemeter_api.parameters import (
+    Instant,
+    Limit,
+    OptionalCursor,
+    OptionalCustomerRef,
+    OptionalMetric,
+    SortDirection,
+    Source,
+    TenantId,
+)
 from stripemeter_api.state import Pool
 
 MAX_OFFSET = 10_000
@@ -54,8 +63,8 @@ def list_events(  # noqa: PLR0913 - one argument per query parameter
     *,
     pool: Pool,
     tenant_id: TenantId,
-    metric: Metric | None = None,
-    customer_ref: CustomerRef | None = None,
+    metric: OptionalMetric = None,
+    customer_ref: OptionalCustomerRef = None,
     source: Annotated[Source | None, Query(description="Who reported it.")] = None,
     start: Annotated[Instant | None, Query(alias="startTime", description="First `timestamp`, included.")] = None,
     end: Annotated[Instant | None, Query(alias="endTime", description="Last `timestamp`, included.")] = None,
@@ -63,7 +72,7 @@ def list_events(  # noqa: PLR0913 - one argument per query parameter
     direction: Annotated[SortDirection, Query(alias="sortDir")] = "desc",
     limit: Limit = 25,
     offset: Annotated[int, Query(ge=0, le=MAX_OFFSET, description="Rows to skip; a cursor is cheaper.")] = 0,
-    cursor: Cursor | None = None,
+    cursor: OptionalCursor = None,
 ) -> JsonAnswer:
     """A tenant's events; uncounted ones included, from the moment their POST was answered."""
     if cursor is not None and offset:
@@ -89,7 +98,7 @@ def list_events(  # noqa: PLR0913 - one argument per query parameter
 
 
 @router.get("/conflicts", response_model=ConflictPage, responses=READ_PROBLEMS, summary="List conflicts")
-def list_conflicts(pool: Pool, tenant_id: TenantId, limit: Limit = 25, cursor: Cursor | None = None) -> JsonAnswer:
+def list_conflicts(pool: Pool, tenant_id: TenantId, limit: Limit = 25, cursor: OptionalCursor = None) -> JsonAnswer:
     """Events refused because their key already stood with a different payload, beside what stands; newest first."""
     listing = ("conflicts", tenant_id)
     after = _conflict_key(cursor, listing) if cursor is not None else None

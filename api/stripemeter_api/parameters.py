@@ -47,30 +47,28 @@ def _refuse_nul(text: str) -> str:
 Text = Annotated[str, AfterValidator(_refuse_nul)]
 Instant = Annotated[datetime, BeforeValidator(parse_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
 
-TenantId = Annotated[
-    Text, Query(alias="tenantId", min_length=1, max_length=MAX_TEXT, description="Whose account.", examples=["demo"])
-]
-CustomerRef = Annotated[
-    Text,
-    Query(
-        alias="customerRef",
-        min_length=1,
-        max_length=MAX_TEXT,
-        description="Whose usage: the tenant's own reference of its customer.",
-        examples=["cust_123"],
-    ),
-]
-Metric = Annotated[
-    Text, Query(min_length=1, max_length=MAX_TEXT, description="Name of the metric.", examples=["api_calls"])
-]
-Cursor = Annotated[
-    Text,
-    Query(
-        min_length=1,
-        max_length=MAX_CURSOR,
-        description="`nextCursor` of the page before: no row that stood then is repeated or skipped.",
-    ),
-]
+# An optional parameter is `Annotated[Text | None, Query(...)]`: inside `Annotated[...] | None` FastAPI loses the alias.
+_tenant_id = Query(alias="tenantId", min_length=1, max_length=MAX_TEXT, description="Whose account.", examples=["demo"])
+_customer_ref = Query(
+    alias="customerRef",
+    min_length=1,
+    max_length=MAX_TEXT,
+    description="Whose usage: the tenant's own reference of its customer.",
+    examples=["cust_123"],
+)
+_metric = Query(min_length=1, max_length=MAX_TEXT, description="Name of the metric.", examples=["api_calls"])
+_cursor = Query(
+    min_length=1,
+    max_length=MAX_CURSOR,
+    description="`nextCursor` of the page before: no row that stood then is repeated or skipped.",
+)
+
+TenantId = Annotated[Text, _tenant_id]
+CustomerRef = Annotated[Text, _customer_ref]
+OptionalCustomerRef = Annotated[Text | None, _customer_ref]
+Metric = Annotated[Text, _metric]
+OptionalMetric = Annotated[Text | None, _metric]
+OptionalCursor = Annotated[Text | None, _cursor]
 Limit = Annotated[int, Query(ge=1, le=100, description="Rows of one page.")]
 Source = Literal["sdk", "http", "etl", "import", "system"]
 SortDirection = Literal["asc", "desc"]

@@ -25,7 +25,7 @@ from stripemeter.store.usage import (
 from stripemeter_api.answers import JsonAnswer, instant, number
 from stripemeter_api.documents import HistoryAnswer, UsageAnswer
 from stripemeter_api.errors import READ_PROBLEMS
-from stripemeter_api.parameters import CustomerRef, Instant, Metric, TenantId
+from stripemeter_api.parameters import CustomerRef, Instant, Metric, OptionalMetric, TenantId
 from stripemeter_api.state import Pool
 
 MAX_POINTS = 4000
@@ -45,7 +45,7 @@ router = APIRouter(prefix="/v1/usage", tags=["usage"])
 
 @router.get("/current", response_model=UsageAnswer, responses=READ_PROBLEMS, summary="Usage of the current period")
 def read_current(
-    pool: Pool, tenant_id: TenantId, customer_ref: CustomerRef, metric: Metric | None = None
+    pool: Pool, tenant_id: TenantId, customer_ref: CustomerRef, metric: OptionalMetric = None
 ) -> JsonAnswer:
     """Usage of the current UTC month, every event accepted so far included."""
     today = datetime.now(UTC).date()

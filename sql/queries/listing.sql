@@ -124,8 +124,8 @@ where
     and (%(metric)s::text is null or metric = %(metric)s::text)
     and (%(customer_ref)s::text is null or customer_ref = %(customer_ref)s::text)
     and (%(source)s::text is null or source = %(source)s::text)
-    and (%(start)s::timestamptz is null or ts >= %(start)s::timestamptz)
-    and (%(end)s::timestamptz is null or ts <= %(end)s::timestamptz);
+    and (%(from_ts)s::timestamptz is null or ts >= %(from_ts)s::timestamptz)
+    and (%(until_ts)s::timestamptz is null or ts <= %(until_ts)s::timestamptz);
 
 -- name: load_newest_first
 -- Matching events of [first_ts, last_ts] beyond the key (after_ts, after_seq), newest first.
@@ -204,8 +204,8 @@ from (
         and (%(metric)s::text is null or metric = %(metric)s::text)
         and (%(customer_ref)s::text is null or customer_ref = %(customer_ref)s::text)
         and (%(source)s::text is null or source = %(source)s::text)
-        and (%(start)s::timestamptz is null or ts >= %(start)s::timestamptz)
-        and (%(end)s::timestamptz is null or ts <= %(end)s::timestamptz)
+        and (%(from_ts)s::timestamptz is null or ts >= %(from_ts)s::timestamptz)
+        and (%(until_ts)s::timestamptz is null or ts <= %(until_ts)s::timestamptz)
 ) as matching
 where %(after_seq)s::bigint is null or (sort_text, seq) > (%(after_text)s::text, %(after_seq)s::bigint)
 order by sort_text, seq
@@ -236,8 +236,8 @@ from (
         and (%(metric)s::text is null or metric = %(metric)s::text)
         and (%(customer_ref)s::text is null or customer_ref = %(customer_ref)s::text)
         and (%(source)s::text is null or source = %(source)s::text)
-        and (%(start)s::timestamptz is null or ts >= %(start)s::timestamptz)
-        and (%(end)s::timestamptz is null or ts <= %(end)s::timestamptz)
+        and (%(from_ts)s::timestamptz is null or ts >= %(from_ts)s::timestamptz)
+        and (%(until_ts)s::timestamptz is null or ts <= %(until_ts)s::timestamptz)
 ) as matching
 where %(after_seq)s::bigint is null or (sort_text, seq) < (%(after_text)s::text, %(after_seq)s::bigint)
 order by sort_text desc, seq desc
@@ -259,14 +259,14 @@ select
     refused.ts,
     refused.meta::text as meta,
     refused.source,
-    standing.metric,
-    standing.customer_ref,
-    standing.resource_id,
-    standing.quantity,
-    standing.ts,
+    standing.metric as standing_metric,
+    standing.customer_ref as standing_customer_ref,
+    standing.resource_id as standing_resource_id,
+    standing.quantity as standing_quantity,
+    standing.ts as standing_ts,
     standing.meta::text as standing_meta,
-    standing.source,
-    standing.received_at
+    standing.source as standing_source,
+    standing.received_at as standing_received_at
 from event_conflicts as refused
 left join event_keys as taken on refused.key_hash = taken.key_hash
 left join lateral (

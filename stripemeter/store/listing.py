@@ -235,8 +235,8 @@ def _filters(which: EventFilter) -> dict[str, Any]:
         "metric": which.metric,
         "customer_ref": which.customer_ref,
         "source": which.source,
-        "start": which.start,
-        "end": which.end,
+        "from_ts": which.start,
+        "until_ts": which.end,
     }
 
 

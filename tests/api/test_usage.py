@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+from psycopg_pool import ConnectionPool
+
+from stripemeter.pipeline.fold import fold
+from stripemeter_api.documents import HistoryAnswer, UsageAnswer
+from tests.api.serving import Api, Ingest, post_events
+
+NOW = datetime.now(UTC)
+MONTH = NOW.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+NEXT_MONTH = (MONTH + timedelta(days=32)).replace(day=1)
+THIS_MONTH = {"periodStart": f"{MONTH:%Y-%m-%dT%H:%M:%SZ}", "periodEnd": f"{NEXT_MONTH:%Y-%m-%dT%H:%M:%SZ}"}
+
+
+def current(api: Api, tenant: str, **parameters: str) -> dict[str, Any]:
+    answer = api.get("/v1/usage/current", params={"tenantId": tenant, "customerRef": "c1", **parameters})
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = msgspec.json.Decoder(float_hook=Decimal).decode(answer.content)
+    return body
+
+
+def history(api: Api, tenant: str, **parameters: str) -> dict[str, Any]:
+    query = {"tenantId": tenant, "customerRef": "c1", "metric": "api_calls", **THIS_MONTH, **parameters}
+    answer = api.get("/v1/usage/history", params=query)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = msgspec.json.Decoder(float_hook=Decimal).decode(answer.content)
+    return body
+
+
+def at(offset: timedelta) -> str:
+    return (MONTH + offset).isoformat()
+
+
+def test_an_answered_event_is_in_the_next_read(api: Api, tenant: str, ingest: Ingest) -> None:
+    """Read your writes: no fold has run, and the event counts the moment its POST is answered."""
+    ingest({"quantity": 5, "ts": at(timedelta(0))})
+    found = current(api, tenant)
+    assert [(metric["name"], metric["current"]) for metric in found["metrics"]] == [("api_calls", 5)]
+    assert found["freshness"]["pendingEvents"] == 1
+    assert found["period"] == {"start": THIS_MONTH["periodStart"], "end": THIS_MONTH["periodEnd"]}
+    assert found["alerts"] == []
+
+
+def test_a_fold_changes_only_how_fresh_the_counters_are(
+    api: Api, tenant: str, ingest: Ingest, pool: ConnectionPool
+) -> None:
+    """Counters plus tail is one number: before, after and between folds."""
+    ingest({"quantity": 2, "ts": at(timedelta(seconds=1))}, {"quantity": 7, "ts": at(timedelta(seconds=2))})
+    before = current(api, tenant)
+    fold(pool)
+    after = current(api, tenant)
+    assert after["metrics"] == before["metrics"]
+    assert (before["freshness"]["pendingEvents"], after["freshness"]["pendingEvents"]) == (2, 0)
+    ingest({"quantity": 1, "ts": at(timedelta(milliseconds=500))})
+    (metric,) = current(api, tenant)["metrics"]
+    # `last` is by event time: the event that arrived last is the earliest.
+    assert {name: metric[name] for name in ("current", "count", "sum", "min", "max", "last")} == {
+        "current": 10,
+        "count": 3,
+        "sum": 10,
+        "min": 1,
+        "max": 7,
+        "last": 7,
+    }
+
+
+def test_reads_beside_a_running_fold_neither_lose_nor_repeat(api: Api, tenant: str, pool: ConnectionPool) -> None:
+    """Every read is one snapshot: while another thread folds, usage equals what has been answered so far."""
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def keep_folding() -> None:
+        try:
+            while not done.is_set():
+                fold(pool)
+        except BaseException as error:  # noqa: BLE001 - reported by the test itself
+            failures.append(error)
+
+    folding = threading.Thread(target=keep_folding)
+    folding.start()
+    try:
+        for number in range(1, 61):
+            post_events(
+                api,
+                [
+                    {
+                        "tenantId": tenant,
+                        "quantity": "0.1",
+                        "ts": at(timedelta(seconds=number)),
+                        "idempotencyKey": f"k{number}",
+                    }
+                ],
+            )
+            (metric,) = current(api, tenant)["metrics"]
+            assert (metric["count"], metric["current"]) == (number, number * Decimal("0.1"))
+    finally:
+        done.set()
+        folding.join()
+    assert failures == []
+
+
+@pytest.mark.parametrize(
+    ("quantity", "text"),
+    [("99999999999999999999999999.999999999999", "99999999999999999999999999.999999999999"),
+     ("0.000000000001", "0.000000000001"), ("100", "100"), ("1.50", "1.5"), ("0", "0")],
+)  # fmt: skip
+def test_quantities_keep_every_digit(api: Api, tenant: str, ingest: Ingest, quantity: str, text: str) -> None:
+    """JSON numbers without exponent, trailing zeros or a float in between."""
+    ingest({"quantity": quantity, "ts": at(timedelta(0))})
+    assert f'"current":{text},' in api.get("/v1/usage/current", params={"tenantId": tenant, "customerRef": "c1"}).text
+
+
+@pytest.mark.parametrize("is_folded", [False, True])
+def test_history_adds_up_to_current(
+    api: Api, tenant: str, ingest: Ingest, pool: ConnectionPool, is_folded: bool
+) -> None:
+    """The sum of a month's days and of the month is `current`; days without events are answered as 0."""
+    instants = [MONTH, MONTH + timedelta(seconds=1), NOW]
+    ingest(*({"quantity": "1.25", "ts": instant.isoformat()} for instant in instants))
+    if is_folded:
+        fold(pool)
+    (metric,) = current(api, tenant)["metrics"]
+    days = history(api, tenant, step="day")["usage"]
+    assert sum(point["value"] for point in days) == metric["current"] == Decimal("3.75")
+    assert [point["ts"] for point in days] == [
+        f"{MONTH + timedelta(days=offset):%Y-%m-%dT00:00:00Z}" for offset in range((NEXT_MONTH - MONTH).days)
+    ]
+    used = {f"{instant:%Y-%m-%dT00:00:00Z}" for instant in instants}
+    assert all((point["value"] != 0) == (point["ts"] in used) for point in days)
+    assert history(api, tenant, step="month")["usage"] == [
+        {"ts": THIS_MONTH["periodStart"], "value": metric["current"]}
+    ]
+
+
+def test_a_period_within_days_is_widened_to_them_and_says_so(api: Api, tenant: str, ingest: Ingest) -> None:
+    """Counters know no finer time than a day: the answer names the period it covers."""
+    ingest({"quantity": 3, "ts": "2024-02-29T23:59:59.999999Z"}, {"quantity": 4, "ts": "2024-03-01T00:00:00Z"})
+    found = history(api, tenant, periodStart="2024-02-29T12:00:00Z", periodEnd="2024-02-29T23:59:59.999Z", step="day")
+    assert found["period"] == {"start": "2024-02-29T00:00:00Z", "end": "2024-03-01T00:00:00Z"}
+    assert found["usage"] == [{"ts": "2024-02-29T00:00:00Z", "value": 3}]
+
+
+def test_usage_is_the_asked_customers_and_metrics_alone(api: Api, tenant: str, ingest: Ingest) -> None:
+    """Another tenant, customer or metric of the same names never shows."""
+    ts = at(timedelta(0))
+    ingest(
+        {"ts": ts},
+        {"ts": ts, "metric": "seats"},
+        {"ts": ts, "customerRef": "c2"},
+        {"ts": ts, "tenantId": f"{tenant}-other"},
+    )
+    assert [metric["name"] for metric in current(api, tenant)["metrics"]] == ["api_calls", "seats"]
+    assert [metric["name"] for metric in current(api, tenant, metric="seats")["metrics"]] == ["seats"]
+    assert current(api, tenant, customerRef="nobody")["metrics"] == []
+    assert [metric["count"] for metric in current(api, f"{tenant}-other")["metrics"]] == [1]
+
+
+def test_answers_are_as_documented(api: Api, tenant: str, ingest: Ingest) -> None:
+    """The documentation models accept every answer and know every member of it."""
+    ingest({"ts": at(timedelta(0))})
+    body = current(api, tenant)
+    assert set(body) == set(UsageAnswer.model_validate(body).model_dump(by_alias=True))
+    assert set(body["metrics"][0]) == set(UsageAnswer.model_validate(body).metrics[0].model_dump(by_alias=True))
+    body = history(api, tenant)
+    assert set(body) == set(HistoryAnswer.model_validate(body).model_dump(by_alias=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "path"),
+    [
+        ({"periodEnd": "2026-01-01T00:00:00Z", "periodStart": "2026-01-01T00:00:00Z"}, "periodEnd"),
+        ({"periodEnd": "9999-12-31T23:59:59.999999Z"}, "periodEnd"),
+        ({"periodStart": "0001-01-01T00:00:00+14:00"}, "periodStart"),
+        ({"periodStart": "0001-01-01T00:00:00Z", "step": "day"}, "periodEnd"),
+        ({"periodStart": "2026-02-30T00:00:00Z"}, "periodStart"),
+        ({"periodStart": "2026-01-01T00:00:00"}, "periodStart"),
+        ({"periodStart": "1767225600"}, "periodStart"),
+        ({"step": "hour"}, "step"),
+        ({"metric": ""}, "metric"),
+        ({"customerRef": "x" * 256}, "customerRef"),
+        ({"tenantId": "a\x00b"}, "tenantId"),
+    ],
+)
+def test_a_bad_parameter_is_named(api: Api, changed: dict[str, str], path: str) -> None:
+    """400, a problem document, and the parameter's own name."""
+    query = {"tenantId": "acme", "customerRef": "c1", "metric": "api_calls", **THIS_MONTH, **changed}
+    answer = api.get("/v1/usage/history", params=query)
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert [error["path"] for error in answer.json()["errors"]] == [path]
