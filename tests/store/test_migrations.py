@@ -126,6 +126,14 @@ def test_a_failing_file_leaves_nothing_behind(empty_url: str, tmp_path: Path) ->
     assert migrate(empty_url, migrations=load_migrations(write(tmp_path, _0001_notes=CREATE))) == ["0001_notes.sql"]
 
 
+def test_a_file_is_applied_and_recorded_as_one(empty_url: str, tmp_path: Path) -> None:
+    """When the record cannot be written, what the file did is undone: it would run again otherwise."""
+    unrecordable = "-- migrate:up\ncreate table more (id bigint);\ndrop table schema_migrations;\n"
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        migrate(empty_url, migrations=load_migrations(write(tmp_path, _0001_more=unrecordable)))
+    assert ask(empty_url, "select to_regclass('more')") is None
+
+
 def test_a_locked_table_is_given_up(empty_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody's long transaction on a table: the runner gives up, undoes the file, and a later run succeeds."""
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT_SECONDS", 1)

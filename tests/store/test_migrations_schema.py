@@ -60,7 +60,7 @@ def test_a_difference_is_seen(postgres: EmbeddedPostgres, database_url: str, sch
     before = dump(postgres, database_url)
     with psycopg.connect(schema_url, autocommit=True) as connection:
         for change in (
-            "alter table counters alter column event_count type integer",
+            "alter table event_conflicts alter column times_received type integer",
             "comment on table events is 'Something else.'",
             "alter table counters drop constraint counters_ordered",
         ):
