@@ -19,6 +19,8 @@ ROUTINE_RETENTION = timedelta(days=3)
 """Successful runs nobody asked for: at one a minute they are 46 MB of event log a day."""
 RUN_RETENTION = timedelta(days=30)
 """Everything else: what an operator started, and what failed."""
+REPORT_RETENTION = timedelta(days=1)
+"""Run-less reports of the fold, except the newest of each day."""
 _BATCH = 200
 
 _ROUTINE = {WHY_TAG: [why for tags in (LATE, UNPUSHED, SCHEDULED) for why in tags.values()]}

@@ -12,10 +12,11 @@ import dagster as dg
 from stripemeter.metering.days import next_month
 from stripemeter.pipeline.fold import fold
 from stripemeter.store.counter_days import dirty_days, stuck_days
+from stripemeter.store.dagster_events import delete_superseded_reports
 from stripemeter.store.ledger import ensure_month
 from stripemeter_assets import presentation
 from stripemeter_assets.assets.counters import MAX_FAILED_RECOUNTS
-from stripemeter_assets.housekeeping import LATE, SCHEDULED, UNPUSHED, delete_old_runs
+from stripemeter_assets.housekeeping import LATE, REPORT_RETENTION, SCHEDULED, UNPUSHED, delete_old_runs
 from stripemeter_assets.partitions import covering_ranges, days_of, has_partition, tags_for
 from stripemeter_assets.resources import PostgresResource
 
@@ -74,11 +75,12 @@ prove = dg.define_asset_job(
 
 @dg.op
 def tidy(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
-    """Delete old runs; create the ledger partitions of this month and the next."""
+    """Delete old runs and reports; create the ledger partitions of this month and the next."""
     now = datetime.now(UTC)
     with postgres.transaction() as tx:
         ensure_month(tx, now.date().replace(day=1))
         ensure_month(tx, next_month(now.date()))
+        context.log.info("deleted %d superseded reports", delete_superseded_reports(tx, now - REPORT_RETENTION))
     context.log.info("deleted %d runs past their retention", delete_old_runs(context.instance, now))
 
 

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -24,6 +24,7 @@ from stripemeter.runtime import ports
 from stripemeter.runtime.children import spawn
 from stripemeter.runtime.dagster_home import create_schema, dagster_pg_url, write_dagster_home
 from stripemeter.runtime.embedded_postgres import EmbeddedPostgres
+from stripemeter.store.dagster_events import delete_superseded_reports
 from stripemeter.store.postgres import open_pool, transaction
 from stripemeter_assets.partitions import DAYS
 from tests.assets.running import report
@@ -51,6 +52,12 @@ class Stack:
         answer: dict[str, Any] = httpx2.post(f"{self.dagster_url}/graphql", json=sent, timeout=60).json()
         assert "errors" not in answer, answer
         return answer["data"]
+
+    def count(self, query: str) -> int:
+        """The one number a query answers."""
+        with transaction(self.pool) as tx:
+            (number,) = tx.execute(query).fetchone() or (0,)  # type: ignore[arg-type]
+        return int(number)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`stripemeter ...` beside this stack."""
@@ -134,11 +141,7 @@ def test_new_events_are_folded_and_shown_without_a_run(stack: Stack) -> None:
     report(stack.database_url, today, customer="punctual")
     until(lambda: stack.materialized([today]) == {today})
     assert stack.instance.get_latest_materialization_event(dg.AssetKey("events")) is not None
-    with transaction(stack.pool) as tx:
-        (counted,) = tx.execute("select sum(event_count) from counters where customer_ref = 'punctual'").fetchone() or (
-            0,
-        )
-    assert counted == 2
+    assert stack.count("select sum(event_count) from counters where customer_ref = 'punctual'") == 2
     assert stack.instance.get_runs(dg.RunsFilter(job_name="recount")) == []
 
 
@@ -146,21 +149,17 @@ def test_a_late_month_is_recounted_by_one_run(stack: Stack) -> None:
     """Late events of 31 days: the level-triggered sensor asks for one run, and that settles every day."""
     month = days_between(date(2025, 7, 1), date(2025, 7, 31))
     report(stack.database_url, *month, count=1, customer="late")
-    until(lambda: stack.materialized(month) == set(month))
+    until(
+        lambda: stack.count("select count(*) from counter_days where day between '2025-07-01' and '2025-07-31'") == 31
+    )
     with transaction(stack.pool) as tx:  # as if the burst had ended a minute ago
         tx.execute("update counter_days set last_folded_at = last_folded_at - interval '1 minute'")
 
-    def settled() -> bool:
-        with transaction(stack.pool) as tx:
-            (left,) = tx.execute(
-                "select count(*) from counter_days where recounted_version < dirty_version"
-            ).fetchone() or (1,)
-        return left == 0
-
-    until(settled)
+    until(lambda: stack.count("select count(*) from counter_days where recounted_version < dirty_version") == 0)
     runs = stack.instance.get_runs(dg.RunsFilter(tags={"stripemeter/why": "late"}))
     assert len(runs) == 1
     until(lambda: stack.instance.get_runs(dg.RunsFilter(run_ids=[runs[0].run_id]))[0].is_success)
+    assert stack.materialized(month) == set(month)
 
 
 def test_recount_from_the_command_line_shows_its_progress(stack: Stack) -> None:
@@ -226,6 +225,23 @@ def test_a_backfill_from_the_ui_is_one_run(stack: Stack) -> None:
 
     runs = stack.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": answer["backfillId"]}))
     assert len(runs) == 1
+
+
+def test_housekeeping_takes_back_superseded_reports(stack: Stack) -> None:
+    """Of many run-less reports of a day the newest stays, and its partition stays materialised."""
+    day, other = date(2023, 4, 1), date(2023, 4, 2)
+    for partition in (day, day, day, other):
+        stack.instance.report_runless_asset_event(dg.AssetMaterialization(COUNTERS, partition=partition.isoformat()))
+    reports = "select count(*) from dagster.event_logs where run_id = '' and partition in ('2023-04-01', '2023-04-02')"
+
+    with transaction(stack.pool) as tx:
+        delete_superseded_reports(tx, datetime.now(UTC) - timedelta(hours=1))
+    assert stack.count(reports) == 4
+
+    with transaction(stack.pool) as tx:
+        delete_superseded_reports(tx, datetime.now(UTC) + timedelta(hours=1))
+    assert stack.count(reports) == 2
+    assert stack.materialized([day, other]) == {day, other}
 
 
 def until(holds: Callable[[], bool]) -> None:
