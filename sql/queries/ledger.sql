@@ -17,13 +17,24 @@ select exists(
 );
 
 -- name: bound_window
--- The xid of the row that lies `max_events` rows into the window, or nothing when the window is smaller.
-select xid::text
-from events
+-- The xid of the row that lies `max_events` rows into the window, and that of its first row; nothing when the window is
+-- smaller.
+select
+    beyond.xid::text as beyond,
+    (
+        select e.xid::text
+        from events as e
+        where
+            e.xid >= %(lower)s::xid8
+            and e.xid < %(upper)s::xid8
+        order by e.xid
+        limit 1
+    ) as first_xid
+from events as beyond
 where
-    xid >= %(lower)s::xid8
-    and xid < %(upper)s::xid8
-order by xid
+    beyond.xid >= %(lower)s::xid8
+    and beyond.xid < %(upper)s::xid8
+order by beyond.xid
 offset %(max_events)s
 limit 1;
 

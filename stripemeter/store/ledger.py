@@ -125,7 +125,8 @@ def bound_window(tx: Tx, *, lower: int, upper: int, max_events: int) -> int:
     ).fetchone()
     if row is None:
         return upper
-    return max(int(row[0]), lower + 1)
+    beyond, first = row
+    return max(int(beyond), int(first) + 1)
 
 
 def load_fold_lag(tx: Tx, *, at_most: int = 1_000_000) -> FoldLag:
@@ -164,9 +165,10 @@ def restamp(tx: Tx) -> None:
     tx.execute(_Q["lock_ledger"])
     row = tx.execute(_Q["lock_cursor"]).fetchone()
     folded_below = row[0] if row is not None else "0"
-    # Unfolded first: afterwards both kinds would look the same to the second statement's condition.
-    tx.execute(_Q["restamp_unfolded"], {"folded_below": folded_below})
+    # Folded first: their new xid, 1, is below every cursor, while the unfolded rows' new one may be too (a young
+    # cluster counts from about 750), and would then make them look folded to the second statement.
     tx.execute(_Q["restamp_folded"], {"folded_below": folded_below})
+    tx.execute(_Q["restamp_unfolded"], {"folded_below": folded_below})
     tx.execute(_Q["restamp_cursor"], {"system_identifier": system_identifier})
 
 

@@ -156,7 +156,7 @@ def _only(event: str) -> UsageEvent:
     return parsed
 
 
-def _reversed(value: Any) -> Any:
+def _reversed(value: object) -> object:
     if isinstance(value, dict):
         return {name: _reversed(inner) for name, inner in reversed(value.items())}
     return [_reversed(inner) for inner in value] if isinstance(value, list) else value

@@ -95,6 +95,10 @@ class Ingest:
         """One request of events that are parsed already."""
         return self._runner.run(self._group.accept(events))
 
+    def send_together(self, requests: Sequence[Sequence[Fact]]) -> list[list[EventResult] | BaseException]:
+        """As `accept_together`, for requests that are not parsed yet."""
+        return self.accept_together([parse(facts) for facts in requests])
+
     def accept_together(self, requests: Sequence[Sequence[Parsed]]) -> list[list[EventResult] | BaseException]:
         """Requests queued before the flusher runs, so that they share a batch; an error stands for its answer."""
 
