@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import stripemeter
-from stripemeter.cli import counters, database, doctor, logs, stack
+from stripemeter.cli import counters, database, demo, doctor, logs, stack
 from stripemeter.errors import StripeMeterError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("status")(stack.status)
 app.command("logs")(logs.logs)
 app.command("doctor")(doctor.doctor)
 app.command("migrate")(database.migrate)
+app.command("demo")(demo.demo)
 app.add_typer(counters.app, name="counters")
 
 
