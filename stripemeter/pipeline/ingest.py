@@ -37,6 +37,8 @@ STATEMENT_SECONDS = 30
 FIRST_PARTITIONED_YEAR = 2000
 
 _log = structlog.get_logger(__name__)
+_UNSTORABLE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+"""What Postgres says of data it will never take, however often it is sent."""
 _SETTINGS = {
     "application_name": "stripemeter-ingest",
     "timezone": "UTC",
@@ -129,6 +131,10 @@ class GroupCommit:
                 batch = self._take()
                 try:
                     await self._flush(batch)
+                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                    self._disconnect()
+                    _log.warning("ingest_interrupted", error=type(error).__name__, requests=len(batch))
+                    _fail(batch, Unavailable("the ledger is not available: send the same request again"))
                 except Exception as error:  # the flusher outlives any batch; its waiters get the error
                     _fail(batch, error)
                 finally:
@@ -146,21 +152,13 @@ class GroupCommit:
         """Store a batch of requests; a batch the database refuses as data is halved until the culprit stands alone."""
         try:
             await self._store(batch)
-        except (
-            asyncpg.DataError,
-            asyncpg.IntegrityConstraintViolationError,
-            asyncpg.ProgramLimitExceededError,
-        ) as error:
+        except _UNSTORABLE as error:
             if len(batch) > 1:
                 half = len(batch) // 2
                 await self._flush(batch[:half])
                 await self._flush(batch[half:])
                 return
             await self._isolate(batch[0], error)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            self._disconnect()
-            _log.warning("ingest_interrupted", error=type(error).__name__, requests=len(batch))
-            raise Unavailable("the ledger is not available: send the same request again") from error
         _answer(batch)
 
     async def _isolate(self, waiting: _Waiting, error: Exception) -> None:
@@ -170,13 +168,16 @@ class GroupCommit:
             try:
                 await self._store([alone])
                 waiting.outcomes[index] = alone.outcomes[0]
-            except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError):
+            except _UNSTORABLE:
                 _log.error("event_unstorable", error=type(error).__name__)
                 refused = RejectedEvent(
                     event.tenant_id, event.idempotency_key, "unstorable", "the event cannot be stored"
                 )
                 alone = _Waiting([refused], waiting.answered)
-                await self._store([alone])
+                try:
+                    await self._store([alone])
+                except _UNSTORABLE:  # its very tenant cannot be written, so no tally can name it
+                    _settle([alone], set(), {})
                 waiting.outcomes[index] = alone.outcomes[0]
 
     async def _store(self, batch: list[_Waiting]) -> None:
