@@ -61,10 +61,19 @@ class Conflict(StripeMeterError):
 
 
 class Unavailable(StripeMeterError):
-    """A dependency is down or a queue is full: nothing happened, try again."""
+    """A dependency is down or a queue is full: nothing happened, try again.
+
+    Args:
+        message: what is unavailable.
+        retry_after_seconds: how long it asks us to wait, when it says.
+    """
 
     code = "unavailable"
     retryable = True
+
+    def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class StripeRejected(StripeMeterError):
@@ -89,10 +98,19 @@ class StripeRejected(StripeMeterError):
 
 
 class OutcomeUnknown(StripeMeterError):
-    """It may have happened: read back before any retry."""
+    """It may have happened: read back before any retry.
+
+    Args:
+        message: what was attempted and what was seen.
+        status: HTTP status, when there was an answer at all.
+    """
 
     code = "outcome_unknown"
     retryable = True
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class InvariantBroken(StripeMeterError):

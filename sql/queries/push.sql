@@ -1,0 +1,317 @@
+-- The outbox: finding what Stripe lacks, planning it, and writing down what became of it.
+
+-- name: find_targets
+-- One row per (mapped meter, bound customer) with something to do: an open row whose time has come, or a day inside the
+-- window that is not what was sent. A row that Stripe refused stops its customer; so does a row in flight.
+with lacking as (
+    select distinct
+        mapping_id,
+        tenant_id,
+        meter,
+        customer_ref,
+        stripe_account_id,
+        stripe_event_name,
+        stripe_meter_id,
+        stripe_customer_id
+    from push_days
+    where
+        stripe_account_id = %(stripe_account_id)s
+        and mode = %(mode)s
+        and day >= %(first_day)s
+        and day <= %(today)s
+        and counted <> planned
+)
+
+select
+    l.mapping_id,
+    l.tenant_id,
+    l.meter,
+    l.customer_ref,
+    l.stripe_account_id,
+    l.stripe_event_name,
+    l.stripe_meter_id,
+    l.stripe_customer_id
+from lacking as l
+where
+    not exists (
+        select 1 from push_entries as e
+        where
+            e.stripe_account_id = l.stripe_account_id
+            and e.stripe_event_name = l.stripe_event_name
+            and e.stripe_customer_id = l.stripe_customer_id
+            and (e.state in ('planned', 'sending') or (e.state in ('rejected', 'quarantined') and e.released_at is null))
+    )
+union
+select
+    e.mapping_id,
+    e.tenant_id,
+    e.meter,
+    e.customer_ref,
+    e.stripe_account_id,
+    e.stripe_event_name,
+    m.stripe_meter_id,
+    e.stripe_customer_id
+from push_entries as e
+inner join price_mappings as m on e.mapping_id = m.id
+where
+    e.stripe_account_id = %(stripe_account_id)s
+    and m.mode = %(mode)s
+    and e.state in ('planned', 'sending')
+    and coalesce(e.lease_until, '-infinity') <= %(now)s
+    and coalesce(e.next_attempt_at, '-infinity') <= %(now)s
+order by tenant_id, meter, customer_ref;
+
+-- name: has_unpushed
+-- Whether a push would find something to send: as find_targets, for every account, and only days with a free minute.
+select
+    exists (
+        select 1
+        from push_entries as e
+        inner join price_mappings as m on e.mapping_id = m.id
+        where
+            m.mode = any(%(modes)s)
+            and e.state in ('planned', 'sending')
+            and coalesce(e.lease_until, '-infinity') <= %(now)s
+            and coalesce(e.next_attempt_at, '-infinity') <= %(now)s
+    )
+    or exists (
+        select 1
+        from push_days as d
+        where
+            d.mode = any(%(modes)s)
+            and d.day >= %(first_day)s
+            and d.day <= %(today)s
+            and d.counted <> d.planned
+            and not exists (
+                select 1 from push_entries as e
+                where
+                    e.stripe_account_id = d.stripe_account_id
+                    and e.stripe_event_name = d.stripe_event_name
+                    and e.stripe_customer_id = d.stripe_customer_id
+                    and (
+                        e.state in ('planned', 'sending')
+                        or (e.state in ('rejected', 'quarantined') and e.released_at is null)
+                    )
+            )
+            and (
+                d.day < %(today)s
+                or (
+                    d.segment_start <= %(minute)s
+                    and d.day = (%(minute)s at time zone 'UTC')::date
+                    and not exists (
+                        select 1 from push_entries as e
+                        where
+                            e.stripe_account_id = d.stripe_account_id
+                            and e.stripe_event_name = d.stripe_event_name
+                            and e.stripe_customer_id = d.stripe_customer_id
+                            and e.stamped_at = %(minute)s
+                    )
+                )
+            )
+    ) as has_unpushed;
+
+-- name: lock_target
+-- One planner per (account, event name, customer) until the transaction ends.
+select pg_advisory_xact_lock(
+    2, hashtext(%(stripe_account_id)s || '/' || %(stripe_event_name)s || '/' || %(stripe_customer_id)s)
+);
+
+-- name: load_lacking_days
+-- Days of one target inside the window that are not what was sent, oldest first.
+select segment_start, day, counted, planned, entry_count
+from push_days
+where
+    tenant_id = %(tenant_id)s
+    and mapping_id = %(mapping_id)s
+    and customer_ref = %(customer_ref)s
+    and day >= %(first_day)s
+    and day <= %(today)s
+    and counted <> planned
+order by day, segment_start;
+
+-- name: load_used_minutes
+-- Minutes of a day that some row of the target has.
+select stamped_at
+from push_entries
+where
+    stripe_account_id = %(stripe_account_id)s
+    and stripe_event_name = %(stripe_event_name)s
+    and stripe_customer_id = %(stripe_customer_id)s
+    and stamped_at >= %(start)s
+    and stamped_at < %(end)s;
+
+-- name: load_open_entry
+-- The row of a target that is planned or being sent: at most one.
+select
+    id, mapping_id, tenant_id, meter, customer_ref, stripe_account_id, stripe_event_name, stripe_customer_id,
+    segment_start, day, seq, delta, total_before, total_after, stamped_at, identifier, planned_at, state, attempt,
+    key_no, first_attempt_at, last_attempt_at, lease_until, next_attempt_at, probed_at, probed_quantity
+from push_entries
+where
+    stripe_account_id = %(stripe_account_id)s
+    and stripe_event_name = %(stripe_event_name)s
+    and stripe_customer_id = %(stripe_customer_id)s
+    and state in ('planned', 'sending');
+
+-- name: is_blocked
+-- Whether a refused or doubtful row of the target waits for an operator.
+select exists (
+    select 1
+    from push_entries
+    where
+        stripe_account_id = %(stripe_account_id)s
+        and stripe_event_name = %(stripe_event_name)s
+        and stripe_customer_id = %(stripe_customer_id)s
+        and state in ('rejected', 'quarantined')
+        and released_at is null
+);
+
+-- name: insert_planned
+-- A new row of the outbox, before anything is sent.
+insert into push_entries (
+    id, mapping_id, tenant_id, meter, customer_ref, stripe_account_id, stripe_event_name, stripe_customer_id,
+    segment_start, day, seq, delta, total_before, total_after, stamped_at, identifier, planned_at, state
+)
+values (
+    %(id)s, %(mapping_id)s, %(tenant_id)s, %(meter)s, %(customer_ref)s, %(stripe_account_id)s,
+    %(stripe_event_name)s, %(stripe_customer_id)s, %(segment_start)s, %(day)s, %(seq)s, %(delta)s,
+    %(total_before)s, %(total_after)s, %(stamped_at)s, %(identifier)s, %(planned_at)s, 'planned'
+);
+
+-- name: claim
+-- The row is ours to send until the lease ends; nothing when somebody else has it or it is settled.
+update push_entries
+set
+    state = 'sending',
+    attempt = attempt + 1,
+    first_attempt_at = coalesce(first_attempt_at, %(now)s),
+    last_attempt_at = %(now)s,
+    lease_until = %(lease_until)s,
+    next_attempt_at = null
+where
+    id = %(id)s
+    and state in ('planned', 'sending')
+    and coalesce(lease_until, '-infinity') <= %(now)s
+returning attempt, key_no;
+
+-- name: settle_accepted
+-- Stripe has it. Also from rejected: of two attempts at once, the one that was acknowledged is right.
+update push_entries
+set
+    state = 'accepted',
+    is_already_accepted = %(is_already_accepted)s,
+    settled_at = %(now)s,
+    lease_until = null,
+    next_attempt_at = null,
+    request_id = %(request_id)s,
+    http_status = null,
+    error_code = null,
+    error_message = null
+where id = %(id)s and state in ('sending', 'rejected');
+
+-- name: settle_rejected
+-- Stripe refused it: it is not there, and the customer waits for an operator.
+update push_entries
+set
+    state = 'rejected',
+    settled_at = %(now)s,
+    lease_until = null,
+    http_status = %(http_status)s,
+    error_code = %(error_code)s,
+    error_message = %(error_message)s,
+    request_id = %(request_id)s
+where id = %(id)s and state = 'sending';
+
+-- name: settle_open
+-- Nobody knows, or not now: the row stays in flight and is tried again after next_attempt_at.
+update push_entries
+set
+    lease_until = null,
+    next_attempt_at = %(next_attempt_at)s,
+    key_no = key_no + %(key_steps)s,
+    http_status = %(http_status)s,
+    error_message = %(error_message)s
+where id = %(id)s and state = 'sending';
+
+-- name: settle_probe
+-- The row's minute was read back; the second equal reading decides.
+update push_entries
+set probed_at = %(now)s, probed_quantity = %(quantity)s, lease_until = null, next_attempt_at = %(next_attempt_at)s
+where id = %(id)s and state = 'sending';
+
+-- name: hold_for_probe
+-- Keeps others from probing the row at the same time.
+update push_entries
+set lease_until = %(lease_until)s
+where id = %(id)s and state = 'sending' and coalesce(lease_until, '-infinity') <= %(now)s;
+
+-- name: settle_rearmed
+-- Proven absent: it is sent again under its identifier, as if for the first time.
+update push_entries
+set
+    state = 'planned',
+    key_no = key_no + 1,
+    first_attempt_at = null,
+    lease_until = null,
+    next_attempt_at = null,
+    probed_at = null,
+    probed_quantity = null
+where id = %(id)s and state = 'sending';
+
+-- name: settle_cancelled
+-- It is not at Stripe and never will be: its delta is lacking again.
+update push_entries
+set
+    state = 'cancelled',
+    settled_at = %(now)s,
+    lease_until = null,
+    next_attempt_at = null,
+    error_message = %(error_message)s
+where id = %(id)s and state in ('planned', 'sending');
+
+-- name: settle_quarantined
+-- Its minute holds something else: an operator must look.
+update push_entries
+set state = 'quarantined', settled_at = %(now)s, lease_until = null, error_message = %(error_message)s
+where id = %(id)s and state = 'sending';
+
+-- name: release
+-- The customer of a rejected row may go on: its delta is planned again as a new row.
+update push_entries
+set released_at = %(now)s
+where tenant_id = %(tenant_id)s and id = %(id)s and state = 'rejected' and released_at is null;
+
+-- name: count_held
+-- Days that Stripe no longer takes and that are not what was sent.
+select count(*)
+from push_days
+where stripe_account_id = %(stripe_account_id)s and mode = %(mode)s and day < %(first_day)s and counted <> planned;
+
+-- name: list_held
+-- The newest of them.
+select tenant_id, meter, customer_ref, segment_start, day, counted - planned as lacking
+from push_days
+where stripe_account_id = %(stripe_account_id)s and mode = %(mode)s and day < %(first_day)s and counted <> planned
+order by day desc, tenant_id, meter, customer_ref
+limit %(limit)s;
+
+-- name: list_blocking
+-- Rows that wait for an operator, newest first.
+select
+    id, mapping_id, tenant_id, meter, customer_ref, stripe_account_id, stripe_event_name, stripe_customer_id,
+    segment_start, day, delta, state, http_status, error_code, error_message, settled_at
+from push_entries
+where
+    state in ('rejected', 'quarantined')
+    and released_at is null
+    and (%(stripe_account_id)s::text is null or stripe_account_id = %(stripe_account_id)s)
+order by settled_at desc, id
+limit %(limit)s;
+
+-- name: count_states
+-- How many rows of the outbox are in each state, and what they add up to.
+select tenant_id, meter, state, count(*) as entries, sum(delta) as quantity
+from push_entries
+where %(tenant_id)s::text is null or tenant_id = %(tenant_id)s
+group by tenant_id, meter, state
+order by tenant_id, meter, state;

@@ -1,0 +1,198 @@
+"""Stripe as a billing sink, through its own SDK.
+
+Belongs here: v1 calls and exact decimals. Does not: retries (`pipeline.push` owns them), the meaning of errors
+(`stripe_errors`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from threading import Lock
+from typing import Any, TypeVar
+
+import stripe
+
+from stripemeter.billing.sink import Accepted, AlreadyAccepted, MeterEvent, Mode, StripeMeter
+from stripemeter.billing.stripe_errors import is_already_accepted, translated
+from stripemeter.errors import InvariantBroken, StripeRejected
+from stripemeter.metering.days import day_bounds
+from stripemeter.metering.deltas import fixed_point
+
+CONNECT_TIMEOUT_SECONDS = 3
+READ_TIMEOUT_SECONDS = 20
+PAGE = 100
+
+_T = TypeVar("_T")
+
+# It would write an id under ~/.config and describe this machine to Stripe.
+stripe.enable_telemetry = False
+
+
+class StripeSink:
+    """One Stripe account. Safe to use from several threads.
+
+    Args:
+        key: the secret key; it decides the account.
+        mode: which mappings it serves.
+        api_base: another address than Stripe's, for all four of its hosts.
+    """
+
+    def __init__(self, *, key: str, mode: Mode, api_base: str | None = None) -> None:
+        options: Any = {}
+        if api_base is not None:
+            options["base_addresses"] = dict.fromkeys(("api", "files", "connect", "meter_events"), api_base.rstrip("/"))
+        self._client = stripe.StripeClient(
+            key,
+            # The SDK would repeat a 5xx under the same Idempotency-Key and be told the same 5xx, and never a 429.
+            max_network_retries=0,
+            http_client=stripe.RequestsClient(timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)),
+            **options,
+        )
+        self._mode = mode
+        self._account_id: str | None = None
+        self._account_lock = Lock()
+
+    @property
+    def mode(self) -> Mode:
+        """Which mappings it serves."""
+        return self._mode
+
+    def account_id(self) -> str:
+        """The account behind the key; asked once."""
+        with self._account_lock:
+            if self._account_id is None:
+                self._account_id = _call(self._client.v1.accounts.retrieve_current).id
+            return self._account_id
+
+    def send_meter_event(self, event: MeterEvent) -> Accepted | AlreadyAccepted:
+        """Send one delta, once: no retry inside."""
+        try:
+            answer = self._client.v1.billing.meter_events.create(
+                {
+                    "event_name": event.event_name,
+                    "identifier": event.identifier,
+                    "timestamp": int(event.at.timestamp()),
+                    "payload": {
+                        "stripe_customer_id": event.stripe_customer_id,
+                        "value": fixed_point(event.quantity),
+                    },
+                },
+                {"idempotency_key": event.idempotency_key},
+            )
+        except stripe.StripeError as error:
+            if is_already_accepted(error, event.identifier):
+                return AlreadyAccepted(request_id=error.request_id)
+            raise translated(error) from error
+        return Accepted(request_id=answer.last_response.request_id if answer.last_response is not None else None)
+
+    def read_quantity(
+        self, *, stripe_meter_id: str, stripe_customer_id: str, start: datetime, end: datetime
+    ) -> Decimal:
+        """What Stripe holds of a customer in `[start, end)`, both whole minutes; 0 when it holds nothing."""
+        rows = self._summaries(stripe_meter_id, stripe_customer_id, start, end, {})
+        return sum((Decimal(row["aggregated_value"]) for row in rows), Decimal(0))
+
+    def read_daily_quantities(
+        self, *, stripe_meter_id: str, stripe_customer_id: str, first: date, last: date
+    ) -> Mapping[date, Decimal]:
+        """What Stripe holds per UTC day, first and last included; a day without usage may be absent."""
+        start, end = day_bounds(first)[0], day_bounds(last)[0] + timedelta(days=1)
+        rows = self._summaries(stripe_meter_id, stripe_customer_id, start, end, {"value_grouping_window": "day"})
+        return {
+            datetime.fromtimestamp(int(row["start_time"]), UTC).date(): Decimal(row["aggregated_value"]) for row in rows
+        }
+
+    def find_meter(self, event_name: str) -> StripeMeter | None:
+        """The active meter of an event name."""
+
+        def search() -> stripe.billing.Meter | None:
+            meters = self._client.v1.billing.meters.list({"status": "active", "limit": PAGE}).auto_paging_iter()
+            return next((meter for meter in meters if meter.event_name == event_name), None)
+
+        found = _call(search)
+        return None if found is None else _meter(found)
+
+    def ensure_meter(self, *, event_name: str, display_name: str) -> StripeMeter:
+        """The active meter of an event name, created when there is none."""
+        existing = self.find_meter(event_name)
+        if existing is not None:
+            return existing
+        meters = self._client.v1.billing.meters
+        return _meter(
+            _call(
+                lambda: meters.create(
+                    {
+                        "event_name": event_name,
+                        "display_name": display_name,
+                        "default_aggregation": {"formula": "sum"},
+                    }
+                )
+            )
+        )
+
+    def find_customer(self, stripe_customer_id: str) -> str | None:
+        """The name of a customer that exists (possibly empty); None when there is none."""
+        try:
+            customer = _call(lambda: self._client.v1.customers.retrieve(stripe_customer_id))
+        except StripeRejected as refused:
+            if refused.status == 404:
+                return None
+            raise
+        return None if getattr(customer, "deleted", False) else customer.name or ""
+
+    def create_customer(self, *, name: str, idempotency_key: str) -> str:
+        """A new customer's id."""
+        customers = self._client.v1.customers
+        return _call(lambda: customers.create({"name": name}, {"idempotency_key": idempotency_key})).id
+
+    def _summaries(
+        self, meter: str, customer: str, start: datetime, end: datetime, extra: Mapping[str, str]
+    ) -> Iterator[dict[str, Any]]:
+        cursor: dict[str, str] = {}
+        while True:
+            parameters: Any = {
+                "customer": customer,
+                "start_time": int(start.timestamp()),
+                "end_time": int(end.timestamp()),
+                "limit": PAGE,
+                **extra,
+                **cursor,
+            }
+            page = _exact(self._client.v1.billing.meters.event_summaries.list, meter, parameters)
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            cursor = {"starting_after": page["data"][-1]["id"]}
+
+
+def _call(request: Callable[[], _T]) -> _T:
+    try:
+        return request()
+    except stripe.StripeError as error:
+        raise translated(error) from error
+
+
+def _exact(request: Callable[..., stripe.ListObject[Any]], *arguments: Any) -> dict[str, Any]:  # noqa: ANN401
+    """The body of a list as it was sent, numbers as Decimal: the SDK would make floats of them."""
+    answer = _call(lambda: request(*arguments))
+    if answer.last_response is None:
+        raise InvariantBroken("the Stripe SDK kept no response for a list")
+    body: dict[str, Any] = json.loads(answer.last_response.body, parse_float=Decimal)
+    return body
+
+
+def _meter(meter: stripe.billing.Meter) -> StripeMeter:
+    return StripeMeter(
+        stripe_meter_id=meter.id,
+        event_name=meter.event_name,
+        is_active=meter.status == "active",
+        is_additive=(
+            meter.default_aggregation.formula == "sum"
+            and meter.event_time_window is None
+            and meter.customer_mapping.event_payload_key == "stripe_customer_id"
+            and meter.value_settings.event_payload_key == "value"
+        ),
+    )

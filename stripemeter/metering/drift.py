@@ -1,0 +1,79 @@
+"""Drift: ours minus Stripe's, what explains it, and whether anyone must act.
+
+Belongs here: the verdict on one day as a function of four numbers. Does not: reading them (`pipeline.reconcile`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Literal
+
+Status = Literal["ok", "within_epsilon", "drift", "unknown"]
+Cause = Literal["unsent", "in_flight", "rejected", "foreign_writer", "unreachable", "unknown"]
+
+EPSILON_RATIO = Decimal("0.005")
+"""Drift up to this share of our quantity is tolerated while a period is open; it is listed all the same."""
+SETTLE_LAG = timedelta(minutes=15)
+"""How long after its acknowledgement an event may be missing from Stripe's summaries: they are eventually consistent,
+and Stripe publishes no bound."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayState:
+    """One day as we know it and as Stripe reports it.
+
+    Args:
+        counted: our counter.
+        planned: everything that is or may be at Stripe.
+        accepted: what Stripe has acknowledged.
+        stripe: Stripe's summary; None when it could not be read.
+        is_rejected: whether Stripe refused this customer's last delta and nobody has released it.
+        last_accepted_at: when Stripe last acknowledged something of the day.
+    """
+
+    counted: Decimal
+    planned: Decimal
+    accepted: Decimal
+    stripe: Decimal | None
+    is_rejected: bool
+    last_accepted_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What to think of a day; `cause` is None when nothing needs explaining."""
+
+    status: Status
+    cause: Cause | None
+
+
+def judge_day(day: DayState, *, now: datetime) -> Verdict:
+    """The verdict on one day."""
+    if day.stripe is None:
+        return Verdict(status="unknown", cause="unreachable")
+    if day.stripe == day.counted:
+        return Verdict(status="ok", cause=None)
+    tolerated = abs(day.counted) * EPSILON_RATIO
+    status: Status = "within_epsilon" if abs(day.counted - day.stripe) <= tolerated else "drift"
+    return Verdict(status=status, cause=_cause(day, day.stripe, now))
+
+
+def _cause(day: DayState, stripe: Decimal, now: datetime) -> Cause:
+    if stripe != day.accepted:
+        return _cause_at_stripe(day, stripe, now)
+    if day.planned != day.accepted:
+        return "in_flight"
+    return "rejected" if day.is_rejected else "unsent"
+
+
+def _cause_at_stripe(day: DayState, stripe: Decimal, now: datetime) -> Cause:
+    """Stripe does not hold what it acknowledged."""
+    low, high = sorted((day.accepted, day.planned))
+    if day.planned != day.accepted and low <= stripe <= high:
+        return "in_flight"
+    if stripe > high:
+        return "foreign_writer"
+    is_settling = day.last_accepted_at is not None and now - day.last_accepted_at < SETTLE_LAG
+    return "in_flight" if is_settling else "rejected"

@@ -1,0 +1,195 @@
+"""Push: send Stripe what it lacks.
+
+Belongs here: who needs a push, working on several customers at once, the report. Does not: one customer's protocol
+(`pipeline.push_customer`), the outbox (`store.push_entries`), HTTP (`billing`).
+
+Two pushers at once are harmless: one row in flight per (Stripe meter, customer), leases on rows, and an identifier that
+Stripe refuses the second time. A failing customer stops nobody else; a failing Stripe stops the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from psycopg_pool import ConnectionPool
+
+from stripemeter.billing.sink import BillingSink, Mode
+from stripemeter.metering.deltas import current_minute, first_open_day
+from stripemeter.pipeline.push_customer import DEFAULT_RETRIES, Outcome, Pushed, PushRun, RetryPolicy, push_customer
+from stripemeter.store import push_entries
+from stripemeter.store.postgres import transaction
+from stripemeter.store.push_entries import BlockingEntry, HeldDay
+
+MAX_ROWS = 1000
+"""Most rows of a report; the counts are of all of them."""
+HELD_REASON = "outside Stripe's window: older than 34 days"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushRow:
+    """What became of one delta."""
+
+    tenant_id: str
+    meter: str
+    customer_ref: str
+    day: str
+    delta: Decimal
+    outcome: Outcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushReport:
+    """What a push did, for one account.
+
+    Args:
+        accepted: deltas Stripe acknowledged, now or (already_accepted) when an earlier attempt arrived.
+        unsettled: in flight: Stripe was busy, failed or did not answer; tried again later by itself.
+        waiting: days that must wait for their next free minute.
+        rejected: refused by Stripe in this push.
+        blocked: customers that wait for an operator because of an earlier refusal.
+        held: days older than Stripe takes, never sent; kept and reported, never counted as drift.
+        stopped: why the push ended early; empty when it did not.
+        rows: what an operator should read first, at most MAX_ROWS.
+    """
+
+    stripe_account_id: str
+    customers: int
+    accepted: int
+    already_accepted: int
+    quantity: Decimal
+    unsettled: int
+    waiting: int
+    rejected: int
+    blocked: int
+    held: int
+    stopped: str
+    rows: tuple[PushRow, ...]
+
+
+def push_usage(
+    pool: ConnectionPool,
+    sink: BillingSink,
+    *,
+    now: datetime,
+    max_workers: int = 4,
+    retries: RetryPolicy = DEFAULT_RETRIES,
+) -> PushReport:
+    """Send everything that Stripe lacks and takes, and settle what earlier pushes left in flight.
+
+    Raises:
+        StripeRejected: the key is refused.
+        Unavailable, OutcomeUnknown: the account could not be asked for, or Postgres is gone. Nothing was sent.
+    """
+    started = time.monotonic_ns()
+    account = sink.account_id()
+    first, today = first_open_day(now), now.astimezone(UTC).date()
+    with transaction(pool) as tx:
+        targets = push_entries.find_targets(
+            tx, stripe_account_id=account, mode=sink.mode, first_day=first, today=today, now=now
+        )
+
+    def current_time() -> datetime:
+        return now + timedelta(microseconds=(time.monotonic_ns() - started) // 1000)
+
+    run = PushRun(pool=pool, sink=sink, clock=current_time, retries=retries)
+    with ThreadPoolExecutor(max_workers=max_workers, thread_name_prefix="push") as workers:
+        pushed = [row for rows in workers.map(lambda target: push_customer(run, target), targets) for row in rows]
+    with transaction(pool) as tx:
+        blocking = push_entries.list_blocking(tx, stripe_account_id=account, limit=MAX_ROWS)
+        held, held_days = push_entries.load_held(
+            tx, stripe_account_id=account, mode=sink.mode, first_day=first, limit=MAX_ROWS
+        )
+    return _report(account, len(targets), pushed, blocking, held, held_days, run.stopped)
+
+
+def has_unpushed_usage(pool: ConnectionPool, *, now: datetime, modes: Sequence[Mode] = ("shadow",)) -> bool:
+    """Whether a push would find something to send now; False while everything lacking is held, blocked or waiting.
+
+    One read-only query; it calls nobody.
+    """
+    with transaction(pool) as tx:
+        return push_entries.has_unpushed(
+            tx,
+            modes=modes,
+            first_day=first_open_day(now),
+            today=now.astimezone(UTC).date(),
+            minute=current_minute(now),
+            now=now,
+        )
+
+
+def _report(
+    account: str,
+    customers: int,
+    pushed: Sequence[Pushed],
+    blocking: Sequence[BlockingEntry],
+    held: int,
+    held_days: Sequence[HeldDay],
+    stopped: str,
+) -> PushReport:
+    counts = Counter(row.outcome for row in pushed)
+    arrived = [row for row in pushed if row.outcome in ("accepted", "already_accepted")]
+    open_rows = [row for row in pushed if row.outcome not in ("accepted", "already_accepted", "rejected")]
+    rows = [
+        *(_blocking_row(entry) for entry in blocking),
+        *(_pushed_row(row) for row in open_rows),
+        *(_held_row(day) for day in held_days),
+        *(_pushed_row(row) for row in arrived),
+    ]
+    return PushReport(
+        stripe_account_id=account,
+        customers=customers,
+        accepted=counts["accepted"],
+        already_accepted=counts["already_accepted"],
+        quantity=sum((row.delta for row in arrived), Decimal(0)),
+        unsettled=counts["unsettled"],
+        waiting=counts["waiting"],
+        rejected=counts["rejected"],
+        blocked=len({(entry.stripe_event_name, entry.stripe_customer_id) for entry in blocking}),
+        held=held,
+        stopped=stopped,
+        rows=tuple(rows[:MAX_ROWS]),
+    )
+
+
+def _pushed_row(row: Pushed) -> PushRow:
+    return PushRow(
+        tenant_id=row.target.tenant_id,
+        meter=row.target.meter,
+        customer_ref=row.target.customer_ref,
+        day=row.day.isoformat() if row.day is not None else "",
+        delta=row.delta,
+        outcome=row.outcome,
+        reason=row.reason,
+    )
+
+
+def _blocking_row(entry: BlockingEntry) -> PushRow:
+    return PushRow(
+        tenant_id=entry.tenant_id,
+        meter=entry.meter,
+        customer_ref=entry.customer_ref,
+        day=entry.day.isoformat(),
+        delta=entry.delta,
+        outcome="rejected" if entry.state == "rejected" else "quarantined",
+        reason=entry.error_message or "",
+    )
+
+
+def _held_row(day: HeldDay) -> PushRow:
+    return PushRow(
+        tenant_id=day.tenant_id,
+        meter=day.meter,
+        customer_ref=day.customer_ref,
+        day=day.day.isoformat(),
+        delta=day.lacking,
+        outcome="held",
+        reason=HELD_REASON,
+    )

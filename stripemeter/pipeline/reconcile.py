@@ -1,0 +1,244 @@
+"""Reconcile: compare every open day with what Stripe holds, and say why they differ.
+
+Belongs here: reading both sides, storing verdicts, confirming what matches. Does not: judging one day
+(`metering.drift`), repairing: a push repairs what is unsent, a person decides the rest.
+
+Days older than Stripe takes are not compared: nothing could be done about them here. They are counted as held.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from itertools import groupby
+
+from psycopg_pool import ConnectionPool
+
+from stripemeter.billing.sink import BillingSink
+from stripemeter.errors import OutcomeUnknown, StripeRejected, Unavailable
+from stripemeter.metering.days import day_bounds, month_bounds
+from stripemeter.metering.deltas import first_open_day
+from stripemeter.metering.drift import DayState, judge_day
+from stripemeter.store import push_entries, reconciliations
+from stripemeter.store.postgres import transaction
+from stripemeter.store.reconciliations import LocalDay, ReconciledDay
+
+MAX_ROWS = 1000
+"""Most rows of a report; the counts are of all days."""
+EXPLAINED = ("unsent", "in_flight")
+"""Causes that pass by themselves: the next push, or a few minutes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconciledRow:
+    """One day that is not ok. `drift` = ours minus Stripe's; Stripe's side is None when it could not be read."""
+
+    tenant_id: str
+    meter: str
+    customer_ref: str
+    segment_start: datetime
+    day: date
+    status: str
+    cause: str
+    local: Decimal
+    pushed: Decimal
+    stripe: Decimal | None
+    drift: Decimal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconciliationReport:
+    """What the comparison found, for one account.
+
+    Args:
+        days: how many days of customers were compared.
+        unexplained: days with drift that neither a push nor a few minutes will clear: somebody must look.
+        held: days older than Stripe takes and not what was sent.
+        confirmed: outbox rows confirmed now.
+        rows: every day that is not ok, worst first, at most MAX_ROWS.
+    """
+
+    stripe_account_id: str
+    days: int
+    ok: int
+    within_epsilon: int
+    drift: int
+    unknown: int
+    unexplained: int
+    held: int
+    confirmed: int
+    rows: tuple[ReconciledRow, ...]
+
+
+def reconcile_usage(pool: ConnectionPool, sink: BillingSink, *, now: datetime) -> ReconciliationReport:
+    """Compare, store the verdicts, confirm what matches. A customer Stripe does not answer for is `unknown`.
+
+    Raises:
+        StripeRejected: the key is refused.
+        Unavailable, OutcomeUnknown: the account could not be asked for, or Postgres is gone.
+    """
+    account = sink.account_id()
+    first, today = first_open_day(now), now.astimezone(UTC).date()
+    with transaction(pool) as tx:
+        local = reconciliations.load_local_days(
+            tx, stripe_account_id=account, mode=sink.mode, first_day=first, today=today
+        )
+    verdicts: list[ReconciledDay] = []
+    confirmed = 0
+    for _, group in groupby(local, key=lambda day: (day.mapping_id, day.customer_ref)):
+        days = list(group)
+        judged = list(_judge(days, _read_stripe(sink, days, first, today), now))
+        with transaction(pool) as tx:
+            reconciliations.replace_verdicts(tx, (verdict for _, verdict in judged))
+            confirmed += sum(
+                reconciliations.confirm_day(tx, day, verdict.stripe_quantity)
+                for day, verdict in judged
+                if verdict.stripe_quantity is not None and verdict.stripe_quantity == day.accepted
+            )
+        verdicts += [verdict for _, verdict in judged]
+    with transaction(pool) as tx:
+        held, _ = push_entries.load_held(tx, stripe_account_id=account, mode=sink.mode, first_day=first, limit=0)
+    return _report(account, verdicts, held=held, confirmed=confirmed)
+
+
+def _read_stripe(
+    sink: BillingSink, days: Sequence[LocalDay], first: date, today: date
+) -> Mapping[tuple[datetime, date], Decimal] | None:
+    """Stripe's side of one customer's days by (segment, day); None when it cannot be read.
+
+    A day that one segment covers wholly is a row of one daily reading; a day cut by a segment boundary is read by
+    itself. Days only Stripe knows come out under the segment of their month.
+    """
+    target = days[0]
+    try:
+        daily = sink.read_daily_quantities(
+            stripe_meter_id=target.stripe_meter_id,
+            stripe_customer_id=target.stripe_customer_id,
+            first=first,
+            last=today,
+        )
+        found = {(month_bounds(day)[0], day): quantity for day, quantity in daily.items()}
+        for day in days:
+            start, end = _bounds(day)
+            if (start, end) == day_bounds(day.day):
+                found[day.segment_start, day.day] = daily.get(day.day, Decimal(0))
+                continue
+            found.pop((month_bounds(day.day)[0], day.day), None)
+            found[day.segment_start, day.day] = sink.read_quantity(
+                stripe_meter_id=target.stripe_meter_id,
+                stripe_customer_id=target.stripe_customer_id,
+                start=start,
+                end=end,
+            )
+    except (StripeRejected, Unavailable, OutcomeUnknown):
+        return None  # every day of this customer becomes `unknown`, which nobody can read as agreement
+    return found
+
+
+def _bounds(day: LocalDay) -> tuple[datetime, datetime]:
+    start, end = day_bounds(day.day)
+    segment_end = month_bounds(day.segment_start.astimezone(UTC).date())[1]
+    return max(start, day.segment_start), min(end, segment_end)
+
+
+def _judge(
+    days: Sequence[LocalDay], stripe: Mapping[tuple[datetime, date], Decimal] | None, now: datetime
+) -> Iterator[tuple[LocalDay, ReconciledDay]]:
+    known = {(day.segment_start, day.day) for day in days}
+    strangers = [_stranger(days[0], *key) for key in (stripe or {}) if key not in known]
+    for day in [*days, *strangers]:
+        quantity = None if stripe is None else stripe[day.segment_start, day.day]
+        verdict = judge_day(
+            DayState(
+                counted=day.counted,
+                planned=day.planned,
+                accepted=day.accepted,
+                stripe=quantity,
+                is_rejected=day.is_rejected,
+                last_accepted_at=day.last_accepted_at,
+            ),
+            now=now,
+        )
+        yield (
+            day,
+            ReconciledDay(
+                mapping_id=day.mapping_id,
+                customer_ref=day.customer_ref,
+                segment_start=day.segment_start,
+                day=day.day,
+                tenant_id=day.tenant_id,
+                meter=day.meter,
+                status=verdict.status,
+                cause=verdict.cause,
+                local_quantity=day.counted,
+                pushed_quantity=day.accepted,
+                stripe_quantity=quantity,
+                checked_at=now,
+            ),
+        )
+
+
+def _stranger(like: LocalDay, segment_start: datetime, day: date) -> LocalDay:
+    """A day that Stripe has and we do not."""
+    return LocalDay(
+        mapping_id=like.mapping_id,
+        tenant_id=like.tenant_id,
+        meter=like.meter,
+        customer_ref=like.customer_ref,
+        stripe_account_id=like.stripe_account_id,
+        stripe_event_name=like.stripe_event_name,
+        stripe_meter_id=like.stripe_meter_id,
+        stripe_customer_id=like.stripe_customer_id,
+        segment_start=segment_start,
+        day=day,
+        counted=Decimal(0),
+        planned=Decimal(0),
+        accepted=Decimal(0),
+        last_accepted_at=None,
+        is_rejected=False,
+    )
+
+
+def _report(account: str, verdicts: Sequence[ReconciledDay], *, held: int, confirmed: int) -> ReconciliationReport:
+    statuses = Counter(verdict.status for verdict in verdicts)
+    bad = sorted((verdict for verdict in verdicts if verdict.status != "ok"), key=_severity)
+    return ReconciliationReport(
+        stripe_account_id=account,
+        days=len(verdicts),
+        ok=statuses["ok"],
+        within_epsilon=statuses["within_epsilon"],
+        drift=statuses["drift"],
+        unknown=statuses["unknown"],
+        unexplained=sum(verdict.status == "drift" and verdict.cause not in EXPLAINED for verdict in verdicts),
+        held=held,
+        confirmed=confirmed,
+        rows=tuple(_row(verdict) for verdict in bad[:MAX_ROWS]),
+    )
+
+
+def _severity(verdict: ReconciledDay) -> tuple[bool, Decimal, date, str]:
+    drift = _drift(verdict)
+    return verdict.cause in EXPLAINED, -abs(drift or Decimal(0)), verdict.day, verdict.customer_ref
+
+
+def _drift(verdict: ReconciledDay) -> Decimal | None:
+    return None if verdict.stripe_quantity is None else verdict.local_quantity - verdict.stripe_quantity
+
+
+def _row(verdict: ReconciledDay) -> ReconciledRow:
+    return ReconciledRow(
+        tenant_id=verdict.tenant_id,
+        meter=verdict.meter,
+        customer_ref=verdict.customer_ref,
+        segment_start=verdict.segment_start,
+        day=verdict.day,
+        status=verdict.status,
+        cause=verdict.cause or "",
+        local=verdict.local_quantity,
+        pushed=verdict.pushed_quantity,
+        stripe=verdict.stripe_quantity,
+        drift=_drift(verdict),
+    )

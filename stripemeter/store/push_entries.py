@@ -1,0 +1,331 @@
+"""The outbox of pushes: one row per delta, written before anything is sent.
+
+Belongs here: planning, claiming and settling rows, and finding who needs a push. Does not: deciding what an answer
+means (`pipeline.push_customer`), the rules of minutes and identifiers (`metering.deltas`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import class_row
+
+from stripemeter.errors import Conflict
+from stripemeter.metering.days import day_bounds
+from stripemeter.metering.deltas import Delta
+from stripemeter.store.postgres import Tx
+from stripemeter.store.sql import load_queries
+
+_Q = load_queries("push")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushTarget:
+    """One Stripe meter and one of its customers: the unit that has at most one row in flight."""
+
+    mapping_id: UUID
+    tenant_id: str
+    meter: str
+    customer_ref: str
+    stripe_account_id: str
+    stripe_event_name: str
+    stripe_meter_id: str
+    stripe_customer_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LackingDay:
+    """A day that is not what was sent. `counted` is ours, `planned` is or may be at Stripe."""
+
+    segment_start: datetime
+    day: date
+    counted: Decimal
+    planned: Decimal
+    entry_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldDay:
+    """A day older than Stripe takes."""
+
+    tenant_id: str
+    meter: str
+    customer_ref: str
+    segment_start: datetime
+    day: date
+    lacking: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushEntry:
+    """One row of the outbox that is planned or being sent."""
+
+    id: UUID
+    mapping_id: UUID
+    tenant_id: str
+    meter: str
+    customer_ref: str
+    stripe_account_id: str
+    stripe_event_name: str
+    stripe_customer_id: str
+    segment_start: datetime
+    day: date
+    seq: int
+    delta: Decimal
+    total_before: Decimal
+    total_after: Decimal
+    stamped_at: datetime
+    identifier: str
+    planned_at: datetime
+    state: str
+    attempt: int
+    key_no: int
+    first_attempt_at: datetime | None
+    last_attempt_at: datetime | None
+    lease_until: datetime | None
+    next_attempt_at: datetime | None
+    probed_at: datetime | None
+    probed_quantity: Decimal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockingEntry:
+    """A row that stops its customer until an operator acts."""
+
+    id: UUID
+    mapping_id: UUID
+    tenant_id: str
+    meter: str
+    customer_ref: str
+    stripe_account_id: str
+    stripe_event_name: str
+    stripe_customer_id: str
+    segment_start: datetime
+    day: date
+    delta: Decimal
+    state: str
+    http_status: int | None
+    error_code: str | None
+    error_message: str | None
+    settled_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateCount:
+    """Rows of one meter in one state."""
+
+    tenant_id: str
+    meter: str
+    state: str
+    entries: int
+    quantity: Decimal
+
+
+def find_targets(
+    tx: Tx, *, stripe_account_id: str, mode: str, first_day: date, today: date, now: datetime
+) -> list[PushTarget]:
+    """Who needs a push, in one query: lacking days, or an open row whose time has come."""
+    values = {
+        "stripe_account_id": stripe_account_id,
+        "mode": mode,
+        "first_day": first_day,
+        "today": today,
+        "now": now,
+    }
+    with tx.cursor(row_factory=class_row(PushTarget)) as cursor:
+        return cursor.execute(_Q["find_targets"], values).fetchall()
+
+
+def has_unpushed(
+    tx: Tx, *, modes: Sequence[str], first_day: date, today: date, minute: datetime, now: datetime
+) -> bool:
+    """Whether a push would find something to send now."""
+    values = {"modes": list(modes), "first_day": first_day, "today": today, "minute": minute, "now": now}
+    row = tx.execute(_Q["has_unpushed"], values).fetchone()
+    return row is not None and bool(row[0])
+
+
+def lock_target(tx: Tx, target: PushTarget) -> None:
+    """Become the only planner of this target until the transaction ends."""
+    tx.execute(_Q["lock_target"], _key(target))
+
+
+def load_open_entry(tx: Tx, target: PushTarget) -> PushEntry | None:
+    """The target's row in flight."""
+    with tx.cursor(row_factory=class_row(PushEntry)) as cursor:
+        return cursor.execute(_Q["load_open_entry"], _key(target)).fetchone()
+
+
+def is_blocked(tx: Tx, target: PushTarget) -> bool:
+    """Whether a refused or doubtful row of the target waits for an operator."""
+    row = tx.execute(_Q["is_blocked"], _key(target)).fetchone()
+    return row is not None and bool(row[0])
+
+
+def load_lacking_days(tx: Tx, target: PushTarget, *, first_day: date, today: date) -> list[LackingDay]:
+    """The target's days that are not what was sent, oldest first."""
+    values = {
+        "tenant_id": target.tenant_id,
+        "mapping_id": target.mapping_id,
+        "customer_ref": target.customer_ref,
+        "first_day": first_day,
+        "today": today,
+    }
+    with tx.cursor(row_factory=class_row(LackingDay)) as cursor:
+        return cursor.execute(_Q["load_lacking_days"], values).fetchall()
+
+
+def load_used_minutes(tx: Tx, target: PushTarget, day: date) -> set[datetime]:
+    """Minutes of a day that some row of the target has."""
+    start, end = day_bounds(day)
+    return {row[0] for row in tx.execute(_Q["load_used_minutes"], {**_key(target), "start": start, "end": end})}
+
+
+def insert_planned(
+    tx: Tx, target: PushTarget, delta: Delta, *, entry_id: UUID, identifier: str, total_before: Decimal, now: datetime
+) -> None:
+    """Write a row before anything is sent.
+
+    Raises:
+        Conflict: the target has a row in flight or the minute is taken: somebody else planned.
+    """
+    values = {
+        **_key(target),
+        "id": entry_id,
+        "mapping_id": target.mapping_id,
+        "tenant_id": target.tenant_id,
+        "meter": target.meter,
+        "customer_ref": target.customer_ref,
+        "segment_start": delta.segment_start,
+        "day": delta.day,
+        "seq": delta.seq,
+        "delta": delta.quantity,
+        "total_before": total_before,
+        "total_after": total_before + delta.quantity,
+        "stamped_at": delta.stamped_at,
+        "identifier": identifier,
+        "planned_at": now,
+    }
+    try:
+        tx.execute(_Q["insert_planned"], values)
+    except psycopg.errors.UniqueViolation as error:
+        raise Conflict(f"somebody else pushes {target.customer_ref!r} on {target.stripe_event_name!r}") from error
+
+
+def claim(tx: Tx, entry_id: UUID, *, now: datetime, lease_until: datetime) -> tuple[int, int] | None:
+    """Take a row for sending; `(attempt, key_no)`, or None when somebody else has it or it is settled."""
+    row = tx.execute(_Q["claim"], {"id": entry_id, "now": now, "lease_until": lease_until}).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+def settle_accepted(
+    tx: Tx, entry_id: UUID, *, now: datetime, is_already_accepted: bool, request_id: str | None
+) -> None:
+    """Stripe has it."""
+    _settle(tx, "settle_accepted", entry_id, now=now, is_already_accepted=is_already_accepted, request_id=request_id)
+
+
+def settle_rejected(
+    tx: Tx,
+    entry_id: UUID,
+    *,
+    now: datetime,
+    http_status: int,
+    error_code: str | None,
+    error_message: str,
+    request_id: str | None,
+) -> None:
+    """Stripe refused it; the target waits for an operator."""
+    _settle(
+        tx,
+        "settle_rejected",
+        entry_id,
+        now=now,
+        http_status=http_status,
+        error_code=error_code,
+        error_message=error_message,
+        request_id=request_id,
+    )
+
+
+def settle_open(
+    tx: Tx, entry_id: UUID, *, next_attempt_at: datetime, is_new_key: bool, http_status: int | None, error_message: str
+) -> None:
+    """Not known, or not now: it stays in flight and is tried again later, under a new Idempotency-Key if asked."""
+    _settle(
+        tx,
+        "settle_open",
+        entry_id,
+        next_attempt_at=next_attempt_at,
+        key_steps=1 if is_new_key else 0,
+        http_status=http_status,
+        error_message=error_message,
+    )
+
+
+def hold_for_probe(tx: Tx, entry_id: UUID, *, now: datetime, lease_until: datetime) -> bool:
+    """Take a row for reading back its minute; False when somebody else has it."""
+    return tx.execute(_Q["hold_for_probe"], {"id": entry_id, "now": now, "lease_until": lease_until}).rowcount > 0
+
+
+def settle_probe(tx: Tx, entry_id: UUID, *, now: datetime, quantity: Decimal, next_attempt_at: datetime) -> None:
+    """Write down what the row's minute held."""
+    _settle(tx, "settle_probe", entry_id, now=now, quantity=quantity, next_attempt_at=next_attempt_at)
+
+
+def settle_rearmed(tx: Tx, entry_id: UUID) -> None:
+    """Proven absent: planned again, under its identifier."""
+    _settle(tx, "settle_rearmed", entry_id)
+
+
+def settle_cancelled(tx: Tx, entry_id: UUID, *, now: datetime, error_message: str) -> None:
+    """Not at Stripe and never will be: its delta is lacking again."""
+    _settle(tx, "settle_cancelled", entry_id, now=now, error_message=error_message)
+
+
+def settle_quarantined(tx: Tx, entry_id: UUID, *, now: datetime, error_message: str) -> None:
+    """Its minute holds something else: it stays counted as sent, and the target waits for an operator."""
+    _settle(tx, "settle_quarantined", entry_id, now=now, error_message=error_message)
+
+
+def release(tx: Tx, *, tenant_id: str, entry_id: UUID, now: datetime) -> bool:
+    """Let the customer of a rejected row go on; False when there is no such row waiting."""
+    return tx.execute(_Q["release"], {"tenant_id": tenant_id, "id": entry_id, "now": now}).rowcount > 0
+
+
+def load_held(tx: Tx, *, stripe_account_id: str, mode: str, first_day: date, limit: int) -> tuple[int, list[HeldDay]]:
+    """How many days are too old for Stripe and not what was sent, and the newest of them."""
+    values = {"stripe_account_id": stripe_account_id, "mode": mode, "first_day": first_day, "limit": limit}
+    count = tx.execute(_Q["count_held"], values).fetchone()
+    with tx.cursor(row_factory=class_row(HeldDay)) as cursor:
+        return (count[0] if count else 0), cursor.execute(_Q["list_held"], values).fetchall()
+
+
+def list_blocking(tx: Tx, *, stripe_account_id: str | None = None, limit: int = 100) -> list[BlockingEntry]:
+    """Rows that wait for an operator, newest first."""
+    with tx.cursor(row_factory=class_row(BlockingEntry)) as cursor:
+        return cursor.execute(_Q["list_blocking"], {"stripe_account_id": stripe_account_id, "limit": limit}).fetchall()
+
+
+def count_states(tx: Tx, *, tenant_id: str | None = None) -> list[StateCount]:
+    """How many rows are in each state."""
+    with tx.cursor(row_factory=class_row(StateCount)) as cursor:
+        return cursor.execute(_Q["count_states"], {"tenant_id": tenant_id}).fetchall()
+
+
+def _settle(tx: Tx, query: str, entry_id: UUID, **values: Any) -> None:  # noqa: ANN401 - any parameter
+    tx.execute(_Q[query], {"id": entry_id, **values})
+
+
+def _key(target: PushTarget) -> dict[str, str]:
+    return {
+        "stripe_account_id": target.stripe_account_id,
+        "stripe_event_name": target.stripe_event_name,
+        "stripe_customer_id": target.stripe_customer_id,
+    }
