@@ -26,7 +26,7 @@ up: $(STAMP) ## start everything in the foreground; Ctrl-C stops it
 down: $(STAMP) ## stop a stack that runs elsewhere from this directory
 	@exec $(BIN)/stripemeter down
 
-demo: $(STAMP) ## start everything with a month of sample usage
+demo: $(STAMP) ## a year of real flights from HTTP to Stripe, proven
 	@exec $(BIN)/stripemeter demo
 
 test: $(STAMP) ## run every test (ARGS="-k fold" passes options to pytest)

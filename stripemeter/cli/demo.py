@@ -75,3 +75,18 @@ def _stack(settings: Settings, *, keep: bool) -> Iterator[StackRecord]:
 
 
 def _emulated_stripe(record: StackRecord) -> BillingSink:
+    from pydantic import SecretStr
+
+    from stripemeter.billing.opening import open_sink
+    from stripemeter.runtime.settings import load_settings
+    from stripemeter.runtime.stack import EMULATOR_KEY
+
+    if "emulator" not in record.urls:
+        raise InvalidInput(
+            "the demo invents meters and customers, so it only runs against the emulator: unset the Stripe keys",
+            field="STRIPE_TEST_SECRET_KEY",
+        )
+    settings = load_settings().model_copy(
+        update={"stripe_test_secret_key": SecretStr(EMULATOR_KEY), "stripe_api_base": record.urls["emulator"]}
+    )
+    return open_sink(settings)
