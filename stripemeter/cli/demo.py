@@ -90,3 +90,78 @@ def _emulated_stripe(record: StackRecord) -> BillingSink:
         update={"stripe_test_secret_key": SecretStr(EMULATOR_KEY), "stripe_api_base": record.urls["emulator"]}
     )
     return open_sink(settings)
+
+
+class _Watcher:
+    """Steps and a bar on a terminal; a line per tenth elsewhere."""
+
+    def step(self, text: str) -> None:
+        """A new step begins."""
+        typer.echo(f"{datetime.now(UTC):%H:%M:%S} {text}")
+
+    def sending(self, total: int) -> Callable[[int], None]:
+        """A bar over `total` events."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if not sys.stderr.isatty():
+            return _tenths(total)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.speed:,.0f}/s"), TimeRemainingColumn())
+        bar = Progress(TextColumn("        "), *columns)
+        task = bar.add_task("", total=total)
+        bar.start()
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            if bar.finished:
+                bar.stop()
+
+        return advance
+
+
+def _tenths(total: int) -> Callable[[int], None]:
+    done = shown = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, shown
+        done += count
+        if done * 10 // total > shown:
+            shown = done * 10 // total
+            typer.echo(f"         {shown * 10:3d} %  {done:,} of {total:,}", err=True)
+
+    return advance
+
+
+def _show_table(report: DemoReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"tenant {report.tenant_id}")
+    for heading in ("carrier", "events", "duplicates", "departures", "miles", "minutes in the air"):
+        table.add_column(heading, justify="left" if heading == "carrier" else "right")
+    table.add_column(f"held: outside\nStripe's window\n({report.held_days} days)", justify="right")
+    table.add_column(f"departures\nsince {report.first_at_stripe}\nat Stripe", justify="right")
+    table.add_column("difference\n(every metric\nand day)", justify="right")
+    for proof in sorted(report.carriers, key=lambda one: -one.truth["departures"]):
+        table.add_row(
+            proof.carrier,
+            _count(sum(one.events_by_customer[proof.carrier] for one in report.answers)),
+            _count(sum(one.duplicates_by_customer[proof.carrier] for one in report.answers)),
+            *(_count(proof.counted[metric]) for metric in proof.counted),
+            _count(proof.held["departures"]),
+            _count(proof.at_stripe["departures"]),
+            "0" if not proof.differences else f"{len(proof.differences)} DIFFER",
+        )
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _count(number: Decimal | int) -> str:
+    return f"{number:,}"
+
+
+def _verdict(report: DemoReport, failures: int) -> str:
+    accepted = sum(one.accepted for one in report.answers)
+    duplicates = sum(one.duplicates for one in report.answers)
+    seen = f"{report.sent:,} events: {accepted:,} accepted, {duplicates:,} duplicates"
+    if failures:
+        return f"{seen}. {failures} figures differ."
+    return f"{seen}. Source = counters = Stripe, difference 0."
