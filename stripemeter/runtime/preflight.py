@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -67,8 +68,7 @@ def check_database_url(database_url: str) -> None:
     scheme = urlsplit(database_url).scheme
     if scheme not in ("postgresql", "postgres"):
         raise InvalidInput(
-            "DATABASE_URL is not a PostgreSQL URL: expected postgresql://user:password@host:5432/database, got "
-            f"{masked(database_url)!r}",
+            "DATABASE_URL is not a PostgreSQL URL: expected postgresql://user:password@host:5432/database",
             field="DATABASE_URL",
         )
     try:
@@ -89,13 +89,12 @@ def check_database_url(database_url: str) -> None:
 
 
 def masked(database_url: str) -> str:
-    """The URL without its password."""
+    """A `postgresql://` URL without its password."""
     parts = urlsplit(database_url)
-    if "@" not in parts.netloc:
-        return database_url
-    login, _, host = parts.netloc.rpartition("@")
+    query = re.sub(r"(^|&)(password=)[^&]*", r"\1\2***", parts.query)
+    login, at, host = parts.netloc.rpartition("@")
     user, colon, _ = login.partition(":")
-    return parts._replace(netloc=f"{user}{colon and ':***'}@{host}").geturl()
+    return parts._replace(netloc=f"{user}{colon and ':***'}{at}{host}", query=query).geturl()
 
 
 def worker_directory() -> str:
