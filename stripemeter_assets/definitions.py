@@ -25,6 +25,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             counters.conservation,
             counters.late_days_settled,
             counters.fold_is_current,
+            reconciliations.stripe_equals_local,
         ],
         jobs=[
             triggers.recount,

@@ -16,10 +16,12 @@ import dagster as dg
 import pandera.polars as pa
 
 from stripemeter.pipeline.fold import FoldReport
+from stripemeter.pipeline.push import PushReport
 from stripemeter.pipeline.recount import RecountedDay
 from stripemeter.pipeline.recount_days import FailedDay
 from stripemeter.store.counters import CounterMismatch
 from stripemeter.store.ledger import FoldLag
+from stripemeter_assets.verdicts import StripeVerdicts
 
 TABLE_ROWS = 100
 """Most rows of one table: the event log stores them with every event."""
@@ -139,16 +141,27 @@ def counters_verdict(days: Sequence[date], mismatches: Sequence[CounterMismatch]
     return f"{len(mismatches)} counters differ, on {_text(tuple(wrong))}: materialise these days"
 
 
-def is_current(lag: FoldLag, *, now: datetime, within_seconds: int) -> bool:
-    """Whether neither the cut nor a backlog is older than the bound."""
-    advanced_at = lag.cursor_advanced_at or now
-    is_waiting = lag.pending_events > 0 and (now - advanced_at).total_seconds() > within_seconds
-    return lag.cut_age_seconds <= within_seconds and not is_waiting
-
-
 def fold_verdict(lag: FoldLag) -> str:
     """The backlog and the age of the cut, in one line."""
     return f"{lag.pending_events} events wait for the fold; its cut is {lag.cut_age_seconds} s old"
+
+
+def stripe_verdict(verdicts: StripeVerdicts) -> str:
+    """How many open days differ and why, in one line."""
+    return (
+        f"days somebody must look at: {len(verdicts.unexplained)}; days Stripe did not answer for: "
+        f"{len(verdicts.unknown)}; days that settle by themselves: {len(verdicts.on_its_way)}"
+    )
+
+
+def by_account(reports: Mapping[str, Any]) -> dict[str, Any]:
+    """Each account's report under the name of its mode: `live/accepted`, `shadow/accepted`."""
+    return {f"{mode}/{name}": value for mode, report in reports.items() for name, value in facts(report).items()}
+
+
+def stopped_pushes(reports: Mapping[str, PushReport]) -> str:
+    """Why pushes ended early; what Stripe had taken by then is recorded."""
+    return "; ".join(f"{mode}: {report.stopped}" for mode, report in reports.items() if report.stopped)
 
 
 def _record(row: Any) -> dict[str, str | int | bool]:  # noqa: ANN401

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import atexit
 import functools
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import dagster as dg
 from psycopg_pool import ConnectionPool
 
+from stripemeter.billing import BillingSink, open_sinks
 from stripemeter.runtime.settings import load_settings
 from stripemeter.store.postgres import Tx, open_pool, transaction
-
-if TYPE_CHECKING:
-    from stripemeter.billing import BillingSink
 
 _POOL_SIZE = 4
 _pools: dict[str, ConnectionPool] = {}
@@ -43,13 +41,14 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # it
 class StripeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Where usage is pushed to. Keys come from the settings, never from Dagster's configuration, which the UI shows."""
 
-    def sink(self) -> BillingSink:
-        """The sink the settings choose; one per process, it keeps connections and a token bucket."""
-        return _shared_sink()
+    def sinks(self) -> Sequence[BillingSink]:
+        """Every account the settings allow; once per process, a sink keeps connections and a token bucket."""
+        return _shared_sinks()
 
 
-def close_pools() -> None:
-    """Close every pool of this process; the next use opens a new one."""
+def close_shared() -> None:
+    """Close every pool of this process and forget its sinks; the next use opens new ones."""
+    _shared_sinks.cache_clear()
     with _pools_lock:
         for pool in _pools.values():
             pool.close()
@@ -64,10 +63,8 @@ def _shared_pool(database_url: str) -> ConnectionPool:
 
 
 @functools.cache
-def _shared_sink() -> BillingSink:
-    from stripemeter.billing import open_sink  # noqa: PLC0415 - every run imports anew, and most runs never see Stripe
-
-    return open_sink(load_settings())
+def _shared_sinks() -> Sequence[BillingSink]:
+    return tuple(open_sinks(load_settings()))
 
 
-atexit.register(close_pools)
+atexit.register(close_shared)

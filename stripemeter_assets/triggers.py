@@ -11,14 +11,16 @@ import dagster as dg
 
 from stripemeter.metering.days import next_month
 from stripemeter.pipeline.fold import fold
+from stripemeter.pipeline.push import has_unpushed_usage
 from stripemeter.store.counter_days import dirty_days, stuck_days
 from stripemeter.store.dagster_events import delete_superseded_reports
 from stripemeter.store.ledger import ensure_month
+from stripemeter.store.mappings import list_mappings
 from stripemeter_assets import presentation
 from stripemeter_assets.assets.counters import MAX_FAILED_RECOUNTS
 from stripemeter_assets.housekeeping import LATE, REPORT_RETENTION, SCHEDULED, UNPUSHED, delete_old_runs
 from stripemeter_assets.partitions import covering_ranges, days_of, has_partition, tags_for
-from stripemeter_assets.resources import PostgresResource
+from stripemeter_assets.resources import PostgresResource, StripeResource
 
 FOLD_MAX_EVENTS = 400_000
 """One tick's slice: seconds of work, far from the 60 s a tick may take; the next tick takes the next."""
@@ -115,26 +117,31 @@ def late_days(context: dg.SensorEvaluationContext, postgres: PostgresResource) -
 
 
 @dg.sensor(job=push, minimum_interval_seconds=45, default_status=dg.DefaultSensorStatus.RUNNING)
-def unpushed_usage(context: dg.SensorEvaluationContext, postgres: PostgresResource) -> dg.RunRequest | dg.SkipReason:
+def unpushed_usage(
+    context: dg.SensorEvaluationContext, postgres: PostgresResource, stripe: StripeResource
+) -> dg.RunRequest | dg.SkipReason:
     """Ask for a push when Stripe lacks something and no push is under way or has just failed."""
-    from stripemeter.pipeline.push import has_unpushed_usage  # noqa: PLC0415 - see resources
-
     now = datetime.now(UTC)
     if _in_flight(context.instance, "push"):
         return dg.SkipReason("a push is under way")
     if _failed_since(context.instance, "push", now - PUSH_PAUSE):
         return dg.SkipReason(f"a push failed less than {PUSH_PAUSE} ago")
-    if not has_unpushed_usage(postgres.pool, now=now):
+    modes = [sink.mode for sink in stripe.sinks()]
+    if not modes:
+        return dg.SkipReason("no Stripe key is set: see `stripemeter doctor`")
+    if not has_unpushed_usage(postgres.pool, now=now, modes=modes):
         return dg.SkipReason("Stripe has everything")
     return dg.RunRequest()
 
 
-hourly_reconciliation = dg.ScheduleDefinition(
-    name="hourly_reconciliation",
-    job=reconcile,
-    cron_schedule="7 * * * *",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
+@dg.schedule(job=reconcile, cron_schedule="7 * * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
+def hourly_reconciliation(postgres: PostgresResource) -> dg.RunRequest | dg.SkipReason:
+    """Compare with Stripe, when any meter is mapped to it."""
+    with postgres.transaction() as tx:
+        is_mapped = any(mapping.mode != "off" for mapping in list_mappings(tx))
+    return dg.RunRequest() if is_mapped else dg.SkipReason("no meter is mapped to Stripe")
+
+
 hourly_watch = dg.ScheduleDefinition(
     name="hourly_watch", job=watch, cron_schedule="37 * * * *", default_status=dg.DefaultScheduleStatus.RUNNING
 )

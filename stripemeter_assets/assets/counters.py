@@ -12,6 +12,7 @@ from stripemeter.store.counter_days import stuck_days
 from stripemeter_assets import presentation
 from stripemeter_assets.partitions import DAYS, days_of
 from stripemeter_assets.resources import PostgresResource
+from stripemeter_assets.verdicts import is_current
 
 MAX_FAILED_RECOUNTS = 3
 """After so many failures nothing retries a day by itself any more, and `late_days_settled` is red."""
@@ -97,7 +98,7 @@ def fold_is_current(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Reads how old the fold's cut is and what lies beyond its cursor."""
     lag = prove.fold_lag(postgres.pool)
     return presentation.check_result(
-        passed=presentation.is_current(lag, now=datetime.now(UTC), within_seconds=STALE_SECONDS),
+        passed=is_current(lag, now=datetime.now(UTC), within_seconds=STALE_SECONDS),
         description=presentation.fold_verdict(lag),
         metadata=presentation.facts(lag),
     )

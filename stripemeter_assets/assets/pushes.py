@@ -4,7 +4,9 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from stripemeter.pipeline.push import push_usage
 from stripemeter_assets import presentation
+from stripemeter_assets.accounts import for_each_account
 from stripemeter_assets.resources import PostgresResource, StripeResource
 
 
@@ -18,9 +20,14 @@ from stripemeter_assets.resources import PostgresResource, StripeResource
     owners=["team:billing"],
     metadata=presentation.table_metadata("push_entries"),
 )
-def pushes(postgres: PostgresResource, stripe: StripeResource) -> dg.MaterializeResult[None]:
-    """What Stripe lacks, sent: one row of the outbox per attempt."""
-    from stripemeter.pipeline.push import push_usage  # noqa: PLC0415 - see resources: most runs never see Stripe
-
-    report = push_usage(postgres.pool, stripe.sink(), now=datetime.now(UTC))
-    return dg.MaterializeResult(metadata=presentation.facts(report))
+def pushes(
+    context: dg.AssetExecutionContext, postgres: PostgresResource, stripe: StripeResource
+) -> dg.MaterializeResult[None]:
+    """What Stripe lacks, sent: one row of the outbox per attempt, one section of metadata per account."""
+    now = datetime.now(UTC)
+    reports = for_each_account(context.log, stripe.sinks(), lambda sink: push_usage(postgres.pool, sink, now=now))
+    if any(report.stopped for report in reports.values()):
+        raise dg.Failure(
+            presentation.stopped_pushes(reports), metadata=presentation.by_account(reports), allow_retries=False
+        )
+    return dg.MaterializeResult(metadata=presentation.by_account(reports))

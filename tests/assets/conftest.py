@@ -12,15 +12,18 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.store.postgres import transaction
 from stripemeter_assets.definitions import build_definitions
-from stripemeter_assets.resources import PostgresResource, StripeResource, close_pools
+from stripemeter_assets.resources import PostgresResource, StripeResource, close_shared
 from tests.assets.running import Report, report
+from tests.emulator import emulator, emulator_server
+
+__all__ = ["emulator", "emulator_server"]
 
 
 @pytest.fixture
 def postgres_resource(database_url: str) -> Iterator[PostgresResource]:
     """The resource on this test's database; its pool ends with the test."""
     yield PostgresResource(database_url=database_url)
-    close_pools()
+    close_shared()
 
 
 @pytest.fixture

@@ -51,12 +51,13 @@ class Stack:
         sent = {"query": query, "variables": variables}
         answer: dict[str, Any] = httpx2.post(f"{self.dagster_url}/graphql", json=sent, timeout=60).json()
         assert "errors" not in answer, answer
-        return answer["data"]
+        data: dict[str, Any] = answer["data"]
+        return data
 
     def count(self, query: str) -> int:
         """The one number a query answers."""
         with transaction(self.pool) as tx:
-            (number,) = tx.execute(query).fetchone() or (0,)  # type: ignore[arg-type]
+            (number,) = tx.execute(query).fetchone() or (0,)
         return int(number)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -78,7 +79,7 @@ def stack(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
     """Code server, webserver and daemon on a database of their own."""
     name = f"stack_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres.database_url("postgres"), autocommit=True) as connection:
-        connection.execute(f"create database {name} template stripemeter_template")  # type: ignore[arg-type]
+        connection.execute(f"create database {name} template stripemeter_template")
     database_url = postgres.database_url(name)
     create_schema(database_url)
     home = tmp_path_factory.mktemp("home")
@@ -132,7 +133,7 @@ def stack(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
             for process in processes:
                 process.wait(START_SECONDS)
     with psycopg.connect(postgres.database_url("postgres"), autocommit=True) as connection:
-        connection.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
+        connection.execute(f"drop database {name} with (force)")
 
 
 def test_new_events_are_folded_and_shown_without_a_run(stack: Stack) -> None:

@@ -1,0 +1,49 @@
+"""When a check is red: the bounds an operator is told about, applied to facts of the core.
+
+Belongs here: comparing facts with bounds. Does not: gathering facts (`stripemeter.pipeline`), wording (`presentation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from stripemeter.metering.deltas import first_open_day
+from stripemeter.pipeline.reconcile import EXPLAINED
+from stripemeter.store.ledger import FoldLag
+from stripemeter.store.reconciliations import OpenVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StripeVerdicts:
+    """The open days that are not simply equal, by what they mean for an operator.
+
+    Args:
+        unexplained: drift that neither the next push nor a few minutes will clear: somebody must look.
+        unknown: Stripe could not be read: neither right nor wrong.
+        on_its_way: drift that passes by itself, or is within the tolerance.
+    """
+
+    unexplained: tuple[OpenVerdict, ...]
+    unknown: tuple[OpenVerdict, ...]
+    on_its_way: tuple[OpenVerdict, ...]
+
+
+def sort_verdicts(verdicts: Iterable[OpenVerdict], *, now: datetime) -> StripeVerdicts:
+    """The verdicts of days that are still compared; older ones are history. Order is kept."""
+    open_days = [verdict for verdict in verdicts if verdict.day >= first_open_day(now)]
+    unexplained = [one for one in open_days if one.status == "drift" and one.cause not in EXPLAINED]
+    unknown = [one for one in open_days if one.status == "unknown"]
+    return StripeVerdicts(
+        unexplained=tuple(unexplained),
+        unknown=tuple(unknown),
+        on_its_way=tuple(one for one in open_days if one not in unexplained and one not in unknown),
+    )
+
+
+def is_current(lag: FoldLag, *, now: datetime, within_seconds: int) -> bool:
+    """Whether neither the fold's cut nor a backlog is older than the bound."""
+    advanced_at = lag.cursor_advanced_at or now
+    is_waiting = lag.pending_events > 0 and (now - advanced_at).total_seconds() > within_seconds
+    return lag.cut_age_seconds <= within_seconds and not is_waiting
