@@ -25,7 +25,7 @@ from stripemeter.runtime.settings import Settings
 from stripemeter.store.postgres import open_pool
 from stripemeter_api import events, health, metrics, openapi, usage
 from stripemeter_api.edge import Edge
-from stripemeter_api.errors import answer_http_exception, answer_invalid_request, answer_our_error
+from stripemeter_api.errors import answer_http_exception, answer_invalid_request, answer_our_error, answer_unforeseen
 from stripemeter_api.ingest import PATH as INGEST_PATH
 from stripemeter_api.ingest import IngestRoute
 from stripemeter_api.probes import Probes
@@ -112,6 +112,7 @@ def build_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         StripeMeterError: answer_our_error,
         RequestValidationError: answer_invalid_request,
         HTTPException: answer_http_exception,
+        Exception: answer_unforeseen,
     }
     for kind, handler in handlers.items():
         api.add_exception_handler(kind, handler)

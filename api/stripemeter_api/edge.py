@@ -1,21 +1,19 @@
-"""What every framework request passes through: its id, its measurement, and the last net under it.
+"""What every framework request passes through: its id, its measurement, and the log of what went wrong.
 
-Belongs here: adopting and echoing `x-request-id`, counting and timing, turning an unforeseen exception into a 500.
+Belongs here: adopting and echoing `x-request-id`, counting and timing, logging an unforeseen exception.
 Does not: the hot ingest route, which does these three itself in fewer steps.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stripemeter_api import instruments
-from stripemeter_api.answers import encode_json
-from stripemeter_api.errors import PROBLEM_JSON, internal_problem
 from stripemeter_api.request_ids import HEADER, remember_request_id
 
 _log = structlog.get_logger(__name__)
@@ -35,12 +33,15 @@ class Edge:
         started = time.perf_counter()
         request_id = remember_request_id(scope)
         status = 0
+        is_complete = False
 
         async def send_marked(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message.setdefault("headers", []).append((HEADER, request_id.encode("ascii")))
+            elif message["type"] == "http.response.body":
+                is_complete = not message.get("more_body", False)
             await send(message)
 
         try:
@@ -48,9 +49,10 @@ class Edge:
         except Exception:
             # The path and never the query: it carries customers' references.
             _log.exception("request_failed", request_id=request_id, method=scope["method"], route=route_of(scope))
-            if status:
-                raise  # half an answer is out: only a broken connection still tells the caller
-            await _answer_internal_error(request_id, send_marked)
+            # The framework has answered 500 by its handler and raised the error once more, for this log. When half of
+            # another answer is out, only a broken connection still tells the caller.
+            if not is_complete:
+                raise
         finally:
             instruments.observe_request(route_of(scope), scope["method"], status, time.perf_counter() - started)
 
@@ -58,10 +60,3 @@ class Edge:
 def route_of(scope: MutableMapping[str, Any]) -> str:
     """The template of the matched route, or UNMATCHED."""
     return str(getattr(scope.get("route"), "path", None) or instruments.UNMATCHED)
-
-
-async def _answer_internal_error(request_id: str, send: Callable[[Message], Awaitable[None]]) -> None:
-    body = encode_json(internal_problem(request_id))
-    headers = [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 500, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,6 +23,8 @@ from stripemeter import errors as tree
 from stripemeter_api.answers import encode_json
 from stripemeter_api.documents import Problem
 from stripemeter_api.request_ids import request_id_of
+
+_log = structlog.get_logger(__name__)
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
@@ -112,6 +115,8 @@ def answer_our_error(request: Request, error: Exception) -> Response:
     """Handler of the StripeMeterError tree."""
     assert isinstance(error, tree.StripeMeterError)
     status = status_of(error)
+    if status >= 500:
+        _log.warning("request_refused", code=error.code, reason=str(error), request_id=request_id_of(request.scope))
     errors: list[dict[str, Any]] = []
     if isinstance(error, tree.InvalidInput) and error.field:
         errors = [{"path": error.field, "message": str(error)}]
@@ -164,9 +169,10 @@ def answer_http_exception(request: Request, error: Exception) -> Response:
     )
 
 
-def internal_problem(request_id: str) -> dict[str, Any]:
-    """The document of an error nobody foresaw: it says nothing about its cause."""
-    return problem(status=500, code="internal_error", detail=INTERNAL_MESSAGE, request_id=request_id)
+def answer_unforeseen(request: Request, _: Exception) -> Response:
+    """Handler of errors nobody foresaw: says nothing about the cause, which is in the log under the request's id."""
+    request_id = request_id_of(request.scope)
+    return answer_problem(problem(status=500, code="internal_error", detail=INTERNAL_MESSAGE, request_id=request_id))
 
 
 def _phrase(status: int) -> str:

@@ -48,6 +48,8 @@ def open_pool(database_url: str, *, min_size: int = 0, max_size: int = 8, timeou
         min_size=min_size,
         max_size=max_size,
         timeout=timeout_seconds,
+        # Its default backs off for up to five minutes, and the pool stays empty that long after the server is back.
+        reconnect_timeout=timeout_seconds,
         kwargs={"options": CONNECTION_OPTIONS, "application_name": "stripemeter", "connect_timeout": 5},
         check=ConnectionPool.check_connection,
         open=True,

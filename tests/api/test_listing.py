@@ -38,6 +38,7 @@ def wide_events(tenant: str, count: int = 240) -> list[dict[str, Any]]:
 
 
 def sent_order(rows: list[dict[str, Any]]) -> list[int]:
+    """The rows by their quantities, which are unique: the order in which they were sent."""
     return [row["quantity"] for row in rows]
 
 
@@ -49,7 +50,9 @@ def listed(api: Api, tenant: str, pool: ConnectionPool) -> list[dict[str, Any]]:
     fold(pool)
     post_events(api, events[120:])
     with pool.connection() as connection:
-        order = dict(connection.execute("select idempotency_key, seq from events where tenant_id = %s", (tenant,)))
+        order: dict[str, int] = dict(
+            connection.execute("select idempotency_key, seq from events where tenant_id = %s", (tenant,))
+        )
     return [{**event, "seq": order[event["idempotencyKey"]]} for event in events]
 
 
@@ -142,25 +145,22 @@ def test_paging_while_inserting_repeats_and_skips_nothing(api: Api, tenant: str,
 
 def test_an_event_reads_back_as_it_was_sent(api: Api, tenant: str, ingest: Ingest) -> None:
     """The original's members, digits and meta included, plus when it arrived."""
-    answer = api.post(
-        "/v1/events/ingest",
-        content=(
-            '{"events":[{"tenantId":"%s","metric":"m","customerRef":"c","resourceId":"r","quantity":0.10,'
-            '"ts":"2026-01-01T01:00:00.123456+01:00","meta":{"n":12345678901234567890.10,"ü":[null]},'
-            '"idempotencyKey":"k","source":"etl"}]}' % tenant
-        ),
-        headers={"content-type": "application/json"},
-    )
+    body = (
+        '{"events":[{"tenantId":"TENANT","metric":"m","customerRef":"c","resourceId":"r","quantity":0.10,'
+        '"ts":"2026-01-01T01:00:00.123456+01:00","meta":{"n":12345678901234567890.10,"ü":[null]},'
+        '"idempotencyKey":"k","source":"etl"}]}'
+    ).replace("TENANT", tenant)
+    answer = api.post("/v1/events/ingest", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 200, answer.text
-    text = api.get("/v1/events", params={"tenantId": tenant}).text
+    text = api.get("/v1/events", params={"tenantId": tenant}).text.replace(tenant, "TENANT")
     assert text.startswith(
-        '{"total":1,"events":[{"id":"k","tenantId":"%s","metric":"m","customerRef":"c","resourceId":"r",'
-        '"quantity":0.1,"timestamp":"2026-01-01T00:00:00.123456Z","receivedAt":"' % tenant
+        '{"total":1,"events":[{"id":"k","tenantId":"TENANT","metric":"m","customerRef":"c","resourceId":"r",'
+        '"quantity":0.1,"timestamp":"2026-01-01T00:00:00.123456Z","receivedAt":"'
     )
     assert '"n": 12345678901234567890.1' in text
     assert text.endswith('"source":"etl"}],"hasMore":false,"nextCursor":null}')
-    body = api.get("/v1/events", params={"tenantId": tenant}).json()
-    assert set(body) == set(EventPage.model_validate(body).model_dump(by_alias=True))
+    page = api.get("/v1/events", params={"tenantId": tenant}).json()
+    assert set(page) == set(EventPage.model_validate(page).model_dump(by_alias=True))
 
 
 def test_a_tenant_sees_its_own_events_alone(api: Api, tenant: str, ingest: Ingest) -> None:

@@ -20,6 +20,7 @@ THIS_MONTH = {"periodStart": f"{MONTH:%Y-%m-%dT%H:%M:%SZ}", "periodEnd": f"{NEXT
 
 
 def current(api: Api, tenant: str, **parameters: str) -> dict[str, Any]:
+    """The answer of /current, its numbers exact."""
     answer = api.get("/v1/usage/current", params={"tenantId": tenant, "customerRef": "c1", **parameters})
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = msgspec.json.Decoder(float_hook=Decimal).decode(answer.content)
@@ -27,6 +28,7 @@ def current(api: Api, tenant: str, **parameters: str) -> dict[str, Any]:
 
 
 def history(api: Api, tenant: str, **parameters: str) -> dict[str, Any]:
+    """The answer of /history of this month, its numbers exact."""
     query = {"tenantId": tenant, "customerRef": "c1", "metric": "api_calls", **THIS_MONTH, **parameters}
     answer = api.get("/v1/usage/history", params=query)
     assert answer.status_code == 200, answer.text
@@ -35,6 +37,7 @@ def history(api: Api, tenant: str, **parameters: str) -> dict[str, Any]:
 
 
 def at(offset: timedelta) -> str:
+    """An instant so long after the month began."""
     return (MONTH + offset).isoformat()
 
 
