@@ -24,7 +24,7 @@ from stripemeter_assets.resources import PostgresResource, StripeResource
 
 FOLD_MAX_EVENTS = 400_000
 """One tick's slice: seconds of work, far from the 60 s a tick may take; the next tick takes the next."""
-QUIET_SECONDS = 30
+QUIET_SECONDS = 60
 """How long late events must have stopped arriving for a day, so that a burst becomes one recount."""
 DIRTY_LIMIT = 4000
 """Eleven years of days: an import may dirty them all, and they still share a few runs."""
@@ -101,7 +101,7 @@ def fold_events(postgres: PostgresResource) -> dg.SensorResult | dg.SkipReason:
     return dg.SensorResult(asset_events=presentation.folded_materializations(report))
 
 
-@dg.sensor(job=recount, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(job=recount, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
 def late_days(context: dg.SensorEvaluationContext, postgres: PostgresResource) -> list[dg.RunRequest] | dg.SkipReason:
     """Ask for a recount of every dirty day that nobody is recounting yet: a few ranges, never a run per day.
 

@@ -145,8 +145,8 @@ def test_a_number_at_stripe_that_nobody_can_explain_is_an_error(
     assert execute(definitions, "push", instance).success
     with transaction(pool) as tx:
         tx.execute(
-            "update reconciliations set status = 'drift', cause = 'foreign_writer', stripe_quantity = stripe_quantity + 40"
-            " where day = %s",
+            "update reconciliations set status = 'drift', cause = 'foreign_writer',"
+            " stripe_quantity = stripe_quantity + 40 where day = %s",
             [bad],
         )
     check = _evaluate_check(definitions, instance)
