@@ -36,12 +36,13 @@ class SinkSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StripeBench:
-    """One meter `calls` of tenant `t`, mapped; customers are bound as they are named."""
+    """One meter `calls` of one tenant, mapped; customers are bound as they are named."""
 
     pool: ConnectionPool
     emulator: RunningEmulator
     sink: BillingSink
     meter_id: str
+    tenant: str
 
     def bind(self, customer_ref: str = "ada") -> str:
         """Make and bind a Stripe customer."""
@@ -50,7 +51,7 @@ class StripeBench:
             bind_customer(
                 tx,
                 CustomerBinding(
-                    tenant_id="t",
+                    tenant_id=self.tenant,
                     customer_ref=customer_ref,
                     stripe_account_id=self.sink.account_id(),
                     stripe_customer_id=stripe_customer,
@@ -68,17 +69,19 @@ class StripeBench:
                 """
                 insert into counters (tenant_id, customer_ref, meter, day, segment_start, event_count, quantity_sum,
                     quantity_min, quantity_max, quantity_last, last_ts, last_seq)
-                values ('t', %s, 'calls', %s, %s, 1, %s, 0, 0, 0, now(), 1)
+                values (%s, %s, 'calls', %s, %s, 1, %s, 0, 0, 0, now(), 1)
                 on conflict (tenant_id, customer_ref, meter, day, segment_start)
                 do update set quantity_sum = excluded.quantity_sum, event_count = counters.event_count + 1
                 """,
-                (customer_ref, day, segment or month_bounds(day)[0], Decimal(quantity)),
+                (self.tenant, customer_ref, day, segment or month_bounds(day)[0], Decimal(quantity)),
             )
 
     def entries(self) -> list[dict[str, Any]]:
         """The outbox, in the order it was planned."""
         with transaction(self.pool) as tx:
-            cursor = tx.execute("select * from push_entries order by planned_at, seq")
+            cursor = tx.execute(
+                "select * from push_entries where tenant_id = %s order by planned_at, seq", (self.tenant,)
+            )
             names = [column.name for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
@@ -90,7 +93,8 @@ class StripeBench:
         """What Stripe holds of a day."""
         with transaction(self.pool) as tx:
             row = tx.execute(
-                "select stripe_customer_id from customer_bindings where customer_ref = %s", (customer_ref,)
+                "select stripe_customer_id from customer_bindings where tenant_id = %s and customer_ref = %s",
+                (self.tenant, customer_ref),
             ).fetchone()
         assert row is not None
         held = self.sink.read_daily_quantities(
@@ -99,7 +103,9 @@ class StripeBench:
         return held.get(day, Decimal(0))
 
 
-def open_bench(pool: ConnectionPool, emulator: RunningEmulator, *, aggregation: str = "sum") -> StripeBench:
+def open_bench(
+    pool: ConnectionPool, emulator: RunningEmulator, *, aggregation: str = "sum", tenant: str = "t"
+) -> StripeBench:
     """A bench at NOW; the emulator's clock stands there too."""
     emulator.freeze(NOW)
     sink = shadow_sink(emulator)
@@ -109,7 +115,7 @@ def open_bench(pool: ConnectionPool, emulator: RunningEmulator, *, aggregation: 
             tx,
             PriceMapping(
                 id=uuid.uuid4(),
-                tenant_id="t",
+                tenant_id=tenant,
                 meter="calls",
                 aggregation=aggregation,
                 stripe_account_id=sink.account_id(),
@@ -119,7 +125,7 @@ def open_bench(pool: ConnectionPool, emulator: RunningEmulator, *, aggregation: 
                 created_at=NOW,
             ),
         )
-    return StripeBench(pool=pool, emulator=emulator, sink=sink, meter_id=meter.stripe_meter_id)
+    return StripeBench(pool=pool, emulator=emulator, sink=sink, meter_id=meter.stripe_meter_id, tenant=tenant)
 
 
 def shadow_sink(emulator: RunningEmulator) -> BillingSink:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import stripemeter
-from stripemeter.cli import counters, database, demo, doctor, logs, stack
+from stripemeter.cli import counters, database, demo, doctor, logs, stack, stripe
 from stripemeter.errors import StripeMeterError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command("doctor")(doctor.doctor)
 app.command("migrate")(database.migrate)
 app.command("demo")(demo.demo)
 app.add_typer(counters.app, name="counters")
+app.add_typer(stripe.app, name="stripe")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -28,8 +29,12 @@ from stripemeter.store.reconciliations import LocalDay, ReconciledDay
 
 MAX_ROWS = 1000
 """Most rows of a report; the counts are of all days."""
+SILENT_CUSTOMERS = 5
+"""After so many customers in a row without an answer the rest is `unknown` unasked."""
 EXPLAINED = ("unsent", "in_flight")
 """Causes that pass by themselves: the next push, or a few minutes."""
+
+_Reading = Mapping[tuple[datetime, date], Decimal]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +78,9 @@ class ReconciliationReport:
     rows: tuple[ReconciledRow, ...]
 
 
-def reconcile_usage(pool: ConnectionPool, sink: BillingSink, *, now: datetime) -> ReconciliationReport:
+def reconcile_usage(
+    pool: ConnectionPool, sink: BillingSink, *, now: datetime, max_workers: int = 4
+) -> ReconciliationReport:
     """Compare, store the verdicts, confirm what matches. A customer Stripe does not answer for is `unknown`.
 
     Raises:
@@ -86,11 +93,14 @@ def reconcile_usage(pool: ConnectionPool, sink: BillingSink, *, now: datetime) -
         local = reconciliations.load_local_days(
             tx, stripe_account_id=account, mode=sink.mode, first_day=first, today=today
         )
+    customers = [list(days) for _, days in groupby(local, key=lambda day: (day.mapping_id, day.customer_ref))]
+    reader = _Reader(sink=sink, first=first, today=today)
     verdicts: list[ReconciledDay] = []
     confirmed = 0
-    for _, group in groupby(local, key=lambda day: (day.mapping_id, day.customer_ref)):
-        days = list(group)
-        judged = list(_judge(days, _read_stripe(sink, days, first, today), now))
+    with ThreadPoolExecutor(max_workers=max_workers, thread_name_prefix="reconcile") as workers:
+        readings = list(workers.map(reader.read, customers))
+    for days, reading in zip(customers, readings, strict=True):
+        judged = list(_judge(days, reading, now))
         with transaction(pool) as tx:
             reconciliations.replace_verdicts(tx, (verdict for _, verdict in judged))
             confirmed += sum(
@@ -104,38 +114,56 @@ def reconcile_usage(pool: ConnectionPool, sink: BillingSink, *, now: datetime) -
     return _report(account, verdicts, held=held, confirmed=confirmed)
 
 
-def _read_stripe(
-    sink: BillingSink, days: Sequence[LocalDay], first: date, today: date
-) -> Mapping[tuple[datetime, date], Decimal] | None:
-    """Stripe's side of one customer's days by (segment, day); None when it cannot be read.
+class _Reader:
+    """Stripe's side, customer by customer; gives up on Stripe after SILENT_CUSTOMERS in a row."""
 
-    A day that one segment covers wholly is a row of one daily reading; a day cut by a segment boundary is read by
-    itself. Days only Stripe knows come out under the segment of their month.
-    """
-    target = days[0]
-    try:
-        daily = sink.read_daily_quantities(
+    def __init__(self, *, sink: BillingSink, first: date, today: date) -> None:
+        self._sink = sink
+        self._first = first
+        self._today = today
+        self._silent = 0
+
+    def read(self, days: Sequence[LocalDay]) -> _Reading | None:
+        """One customer's days by (segment, day); None when Stripe cannot be read."""
+        if self._silent >= SILENT_CUSTOMERS:
+            return None
+        try:
+            reading = self._read(days)
+        except (StripeRejected, Unavailable, OutcomeUnknown) as error:
+            # Every day of this customer becomes `unknown`, which nobody can read as agreement.
+            self._silent = 0 if isinstance(error, StripeRejected) else self._silent + 1
+            return None
+        self._silent = 0
+        return reading
+
+    def _read(self, days: Sequence[LocalDay]) -> _Reading:
+        """Whole days in one reading; a day cut by a segment boundary by itself.
+
+        Days only Stripe knows come out under the segment of their month.
+        """
+        target = days[0]
+        daily = self._sink.read_daily_quantities(
             stripe_meter_id=target.stripe_meter_id,
             stripe_customer_id=target.stripe_customer_id,
-            first=first,
-            last=today,
+            first=self._first,
+            last=self._today,
         )
         found = {(month_bounds(day)[0], day): quantity for day, quantity in daily.items()}
         for day in days:
-            start, end = _bounds(day)
-            if (start, end) == day_bounds(day.day):
-                found[day.segment_start, day.day] = daily.get(day.day, Decimal(0))
-                continue
             found.pop((month_bounds(day.day)[0], day.day), None)
-            found[day.segment_start, day.day] = sink.read_quantity(
-                stripe_meter_id=target.stripe_meter_id,
-                stripe_customer_id=target.stripe_customer_id,
-                start=start,
-                end=end,
+        for day in days:
+            start, end = _bounds(day)
+            found[day.segment_start, day.day] = (
+                daily.get(day.day, Decimal(0))
+                if (start, end) == day_bounds(day.day)
+                else self._sink.read_quantity(
+                    stripe_meter_id=target.stripe_meter_id,
+                    stripe_customer_id=target.stripe_customer_id,
+                    start=start,
+                    end=end,
+                )
             )
-    except (StripeRejected, Unavailable, OutcomeUnknown):
-        return None  # every day of this customer becomes `unknown`, which nobody can read as agreement
-    return found
+        return found
 
 
 def _bounds(day: LocalDay) -> tuple[datetime, datetime]:
@@ -145,7 +173,7 @@ def _bounds(day: LocalDay) -> tuple[datetime, datetime]:
 
 
 def _judge(
-    days: Sequence[LocalDay], stripe: Mapping[tuple[datetime, date], Decimal] | None, now: datetime
+    days: Sequence[LocalDay], stripe: _Reading | None, now: datetime
 ) -> Iterator[tuple[LocalDay, ReconciledDay]]:
     known = {(day.segment_start, day.day) for day in days}
     strangers = [_stranger(days[0], *key) for key in (stripe or {}) if key not in known]

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import psycopg
 
-from stripemeter.errors import Conflict, InvalidInput
+from stripemeter.errors import Conflict, InvalidInput, NotFound
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
 
@@ -92,10 +92,20 @@ def find_mapping(tx: Tx, *, tenant_id: str, meter: str, stripe_account_id: str) 
     return None if row is None else _mapping(row)
 
 
-def turn_off_mapping(tx: Tx, *, tenant_id: str, meter: str, stripe_account_id: str) -> bool:
-    """Stop sending for a meter; returns whether it was mapped."""
-    values = {"tenant_id": tenant_id, "meter": meter, "stripe_account_id": stripe_account_id}
-    return tx.execute(_Q["turn_off_mapping"], values).rowcount > 0
+def turn_off_mapping(tx: Tx, *, tenant_id: str, meter: str, stripe_account_id: str) -> None:
+    """Stop sending for a meter; what was sent stays known.
+
+    Raises:
+        NotFound: it is not mapped at this account.
+        Conflict: a delta of it is in flight, and nobody would find out what became of it.
+    """
+    mapping = find_mapping(tx, tenant_id=tenant_id, meter=meter, stripe_account_id=stripe_account_id)
+    if mapping is None:
+        raise NotFound(f"meter {meter!r} of {tenant_id!r} is not mapped at {stripe_account_id}")
+    row = tx.execute(_Q["has_open_entry"], {"mapping_id": mapping.id}).fetchone()
+    if row is not None and row[0]:
+        raise Conflict(f"a delta of {meter!r} is in flight: try again when it is settled")
+    tx.execute(_Q["turn_off_mapping"], {"mapping_id": mapping.id})
 
 
 def list_mappings(tx: Tx, *, tenant_id: str | None = None) -> list[PriceMapping]:

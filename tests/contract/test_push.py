@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from psycopg_pool import ConnectionPool
 
-from stripemeter.pipeline.push import has_unpushed_usage, push_usage
+from stripemeter.pipeline.push import PushReport, has_unpushed_usage, push_usage
 from tests.emulator import RunningEmulator
 from tests.stripe_bench import NO_PAUSE, NOW, ONCE, TODAY, StripeBench, open_bench
 
@@ -83,7 +83,7 @@ def test_days_stripe_no_longer_takes_are_held(bench: StripeBench) -> None:
     report = push_usage(bench.pool, bench.sink, now=NOW)
     assert (report.held, report.accepted, report.customers) == (1, 0, 0)
     row = report.rows[0]
-    assert (row.outcome, row.day, row.delta) == ("held", old.isoformat(), 7)
+    assert (row.outcome, row.day, row.delta) == ("held", old.isoformat(), Decimal(7))
     assert "outside Stripe's window" in row.reason
     assert bench.emulator.ledger() == []
 
@@ -188,7 +188,7 @@ def test_a_refused_key_stops_everything(bench: StripeBench) -> None:
     assert "refuses the key (401)" in report.stopped
     assert (report.accepted, report.unsettled, bench.states()) == (0, 1, ["sending"])
     push_usage(bench.pool, bench.sink, now=NOW + timedelta(minutes=1))
-    assert (bench.at_stripe(YESTERDAY), bench.at_stripe(YESTERDAY, "bob")) == (5, 6)
+    assert (bench.at_stripe(YESTERDAY), bench.at_stripe(YESTERDAY, "bob")) == (Decimal(5), Decimal(6))
 
 
 def test_a_silent_stripe_stops_the_push(bench: StripeBench) -> None:
@@ -255,7 +255,7 @@ def test_a_row_never_sent_that_grew_too_old_is_held(bench: StripeBench) -> None:
     assert report.held == 1
 
 
-def _probe_twice(bench: StripeBench, now: datetime):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _probe_twice(bench: StripeBench, now: datetime) -> PushReport:
     bench.emulator.freeze(now)
     first = push_usage(bench.pool, bench.sink, now=now)
     assert first.unsettled == 1
