@@ -19,6 +19,7 @@ import psycopg
 from psycopg import sql
 
 from bench.ledger import build_ledger
+from bench.proc import family
 from stripemeter.runtime.embedded_postgres import EmbeddedPostgres, find_bin_directory
 from stripemeter.store.migrations import migrate
 
@@ -80,6 +81,7 @@ class Context:
     python: str = sys.executable
     _closing: ExitStack = field(default_factory=ExitStack)
     _server: EmbeddedPostgres | None = None
+    _postmaster: int = 0
 
     @property
     def server(self) -> EmbeddedPostgres:
@@ -93,11 +95,16 @@ class Context:
             )
             process = server.start()
             self._closing.callback(server.stop, process)
-            self._server = server
+            self._server, self._postmaster = server, process.pid
             self._drop_leftovers()
             self._create(_EMPTY)
             migrate(server.database_url(_EMPTY))
         return self._server
+
+    @property
+    def postgres_pids(self) -> set[int]:
+        """The server's processes."""
+        return family([self._postmaster])
 
     @contextmanager
     def database(self, name: str) -> Iterator[str]:

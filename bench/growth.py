@@ -35,9 +35,9 @@ def growth(context: Context) -> list[Row]:
         _fill(large_url, scale.growth_rows, scale.growth_warmup_rows, scale.customers)
         disk = _disk_per_event(large_url)
         with api_server(context, small_url) as small, api_server(context, large_url) as large:
-            drive(large, connections=CONNECTIONS, seconds=scale.warmup_seconds, events=EVENTS)
+            drive(large.url, connections=CONNECTIONS, seconds=scale.warmup_seconds, events=EVENTS)
             slots = [
-                (_at_zero(context, small_url, small), *_with_wal(context, large_url, large))
+                (_at_zero(context, small_url, small.url), *_with_wal(context, large_url, large.url))
                 for _ in range(scale.rounds)
             ]
         heap = CopyLimit(small_url, with_key=False)

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,9 +27,17 @@ API_WORKERS = 2
 _START_SECONDS = 60
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A running HTTP server: what to POST to, and its processes."""
+
+    url: str
+    pids: tuple[int, ...]
+
+
 @contextmanager
-def api_server(context: Context, database_url: str, *, workers: int = API_WORKERS) -> Iterator[str]:
-    """URL of the ingest route served by `workers` API workers on one socket, all of them serving.
+def api_server(context: Context, database_url: str, *, workers: int = API_WORKERS) -> Iterator[Server]:
+    """The ingest route served by `workers` API workers on one socket, all of them serving.
 
     This month's ledger partition exists, as it does in production (the daily housekeeping makes it).
     """
@@ -41,17 +50,19 @@ def api_server(context: Context, database_url: str, *, workers: int = API_WORKER
         port = int(listener.getsockname()[1])
         metrics = directory / f"metrics-{port}"
         env = {**_clean_environment(), "DATABASE_URL": database_url, "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+        pids = []
         for number in range(workers):
             log = directory / f"worker-{port}-{number}.log"
             argv = [context.python, "-m", "stripemeter_api.worker", "--fd", str(listener.fileno())]
             process = _start(stack, argv, env=env, log=log, fd=listener.fileno())
             _await(process, log, _says(log, "api_started"))
-        yield f"http://127.0.0.1:{port}/v1/events/ingest"
+            pids.append(process.pid)
+        yield Server(url=f"http://127.0.0.1:{port}/v1/events/ingest", pids=tuple(pids))
 
 
 @contextmanager
-def noop_server(context: Context) -> Iterator[str]:
-    """URL of the FastAPI no-op on one uvicorn worker (uvloop, httptools, no access log)."""
+def noop_server(context: Context) -> Iterator[Server]:
+    """The FastAPI no-op on one uvicorn worker (uvloop, httptools, no access log)."""
     with ExitStack() as stack:
         listener = stack.enter_context(ports.listen("127.0.0.1", 0, setting="any"))
         port = int(listener.getsockname()[1])
@@ -60,7 +71,7 @@ def noop_server(context: Context) -> Iterator[str]:
         argv += ["--loop", "uvloop", "--http", "httptools"]
         process = _start(stack, argv, env=_clean_environment(), log=log, fd=listener.fileno())
         _await(process, log, answers_ok("127.0.0.1", port, "/openapi.json"))
-        yield f"http://127.0.0.1:{port}/noop"
+        yield Server(url=f"http://127.0.0.1:{port}/noop", pids=(process.pid,))
 
 
 def _start(

@@ -1,6 +1,6 @@
 """A whole stack of its own: free ports, a fresh home, ended with its block.
 
-Belongs here: `stripemeter up`, `status`, `down` as an operator types them, and the stack's processes in `/proc`.
+Belongs here: `stripemeter up` as an operator types it, its end, and the stack's processes in `/proc`.
 Does not: measuring.
 """
 
@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -21,10 +22,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from bench.context import Context
+from bench.proc import family
 from stripemeter.errors import Unavailable
 from stripemeter.runtime.processes import members
-from stripemeter.runtime.stack_record import StackRecord, read_record
+from stripemeter.runtime.stack_record import StackRecord, is_held, read_record
 
+_STOP_SECONDS = 180
 _NO_EMULATOR = {"STRIPE_TEST_SECRET_KEY": "sk_test_bench", "STRIPEMETER_STRIPE_API_BASE": "http://127.0.0.1:9"}
 
 
@@ -34,20 +37,14 @@ class Stack:
 
     home: Path
     record: StackRecord
+    health: str
     start_seconds: float
 
     def pids(self) -> set[int]:
         """Every live process of it: marked ones, the supervisor, PostgreSQL and whatever descends from them."""
         postgres = {self.record.postgres[0]} if self.record.postgres is not None else set()
         found = {*members(self.record.mark), self.record.supervisor_pid} | postgres
-        children = _children()
-        waiting = list(found)
-        while waiting:
-            for child in children.get(waiting.pop(), []):
-                if child not in found:
-                    found.add(child)
-                    waiting.append(child)
-        return found
+        return family(found)
 
 
 def has_emulator() -> bool:
@@ -70,27 +67,41 @@ def stack(context: Context) -> Iterator[Stack]:
         record = read_record(home)
         if record is None:
             raise Unavailable("the stack left no record")
-        _await_health(record.urls["api"])
-        yield Stack(home=home, record=record, start_seconds=time.monotonic() - started)
+        health = _await_ready(record.urls["api"])
+        yield Stack(home=home, record=record, health=health, start_seconds=time.monotonic() - started)
     finally:
-        _stripemeter(context, environment, "down")
+        _stop(home)
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _await_health(api: str) -> None:
-    """Until /health/ready says healthy (degraded does not count)."""
+def _stop(home: Path) -> None:
+    """As Ctrl-C would: not through the command line, which may be what is broken."""
+    record = read_record(home)
+    if record is None or not record.is_supervised:
+        return
+    os.kill(record.supervisor_pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_SECONDS
+    while is_held(home):
+        if time.monotonic() > deadline:
+            raise Unavailable(f"the stack of {home} does not stop: see its logs")
+        time.sleep(0.1)
+
+
+def _await_ready(api: str) -> str:
+    """Until /health/ready answers 200; the status it gives (healthy, or degraded: serving, with something to mend)."""
     deadline = time.monotonic() + 60
     target = urlsplit(api)
-    answer: object = None
+    answer = b""
     while time.monotonic() < deadline:
         connection = http.client.HTTPConnection(str(target.hostname), target.port, timeout=5)
         connection.request("GET", "/health/ready")
-        answer = json.loads(connection.getresponse().read())
+        response = connection.getresponse()
+        answer = response.read()
         connection.close()
-        if isinstance(answer, dict) and answer.get("status") == "healthy":
-            return
-        time.sleep(0.1)
-    raise Unavailable(f"the stack is not healthy: {answer}")
+        if response.status == http.client.OK:
+            return str(json.loads(answer)["status"])
+        time.sleep(0.05)
+    raise Unavailable(f"the stack is not ready: {answer!r}")
 
 
 def _stripemeter(context: Context, environment: dict[str, str], *arguments: str) -> None:
@@ -121,15 +132,3 @@ def _environment(home: Path) -> dict[str, str]:
         "PYTHONSAFEPATH": "1",
     }
     return {**kept, **own, **({} if has_emulator() else _NO_EMULATOR)}
-
-
-def _children() -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            except OSError:
-                continue
-            found.setdefault(int(fields[1]), []).append(int(entry.name))
-    return found

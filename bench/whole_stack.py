@@ -7,39 +7,41 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import random
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
 
 from bench.context import Context, say
 from bench.measure import Row, percentile, series, value_at_most
+from bench.proc import cpu_seconds, parent, pss_mb
 from bench.stack import Stack, has_emulator, stack
 from stripemeter.errors import Unavailable
 
 _FRESH_LIMIT_SECONDS = 120
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def start(context: Context) -> list[Row]:
     """A fresh home to healthy, several times."""
-    seconds = []
+    seconds: list[float] = []
+    health: list[str] = []
     for _ in range(context.scale.starts):
         with stack(context) as running:
             seconds.append(running.start_seconds)
-            say(f"start: {seconds[-1]:.1f} s")
+            health.append(running.health)
+            say(f"start: {seconds[-1]:.1f} s, {running.health}")
     return [
         Row(
             bench="start",
-            what="`stripemeter up -d --wait` on a fresh home until /health/ready says healthy",
+            what="`stripemeter up -d --wait` on a fresh home until /health/ready answers 200",
             unit="s",
             system=series(seconds),
             budget=value_at_most(15),
-            note=_emulator_note("initdb, migrations and Dagster's tables included"),
+            note=_emulator_note(
+                f"initdb, migrations and Dagster's tables included; it said {', '.join(sorted(set(health)))}"
+            ),
         )
     ]
 
@@ -52,7 +54,7 @@ def idle(context: Context) -> list[Row]:
         before, started = _cpu_by_pid(running), time.monotonic()
         time.sleep(scale.idle_seconds)
         after, elapsed = _cpu_by_pid(running), time.monotonic() - started
-        pss = {pid: _pss_mb(pid) for pid in running.pids()}
+        pss = {pid: pss_mb(pid) for pid in running.pids()}
         names = _roles(running)
     spent: dict[str, float] = {}
     memory: dict[str, float] = {}
@@ -144,23 +146,7 @@ def _post(api: str, customer: str) -> None:
 
 
 def _cpu_by_pid(running: Stack) -> dict[int, float]:
-    """Seconds of processor per process, those of its ended children included."""
-    found = {}
-    for pid in running.pids():
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue
-        found[pid] = sum(int(ticks) for ticks in fields[11:15]) / _TICKS
-    return found
-
-
-def _pss_mb(pid: int) -> float:
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-    except OSError:
-        return 0.0
-    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) * 1024 / 1e6
+    return {pid: cpu_seconds(pid) for pid in running.pids()}
 
 
 def _roles(running: Stack) -> dict[int, str]:
@@ -171,16 +157,9 @@ def _roles(running: Stack) -> dict[int, str]:
     for pid in running.pids():
         ancestor = pid
         while ancestor not in named and ancestor > 1:
-            ancestor = _parent(ancestor)
+            ancestor = parent(ancestor)
         roles[pid] = named.get(ancestor, "other")
     return roles
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
 
 
 def _emulator_note(text: str) -> str:
