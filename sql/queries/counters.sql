@@ -90,8 +90,14 @@ select
         i.last_ts,
         i.last_seq
     ) as ledger
-from (select * from counters where counters.day = %(day)s) as c
-full outer join (select * from incoming_counters where incoming_counters.day = %(day)s) as i
+from (
+    select * from counters
+    where counters.day = %(day)s
+) as c
+full outer join (
+    select * from incoming_counters
+    where incoming_counters.day = %(day)s
+) as i
     on
         c.tenant_id = i.tenant_id
         and c.customer_ref = i.customer_ref
@@ -157,17 +163,17 @@ on conflict (tenant_id, customer_ref, meter, day, segment_start) do update
         last_ts = excluded.last_ts,
         last_seq = excluded.last_seq
     where
-        (
-            c.event_count, c.quantity_sum, c.quantity_min, c.quantity_max, c.quantity_last, c.last_ts, c.last_seq
-        ) is distinct from (
-            excluded.event_count,
-            excluded.quantity_sum,
-            excluded.quantity_min,
-            excluded.quantity_max,
-            excluded.quantity_last,
-            excluded.last_ts,
-            excluded.last_seq
-        );
+    (
+        c.event_count, c.quantity_sum, c.quantity_min, c.quantity_max, c.quantity_last, c.last_ts, c.last_seq
+    ) is distinct from (
+        excluded.event_count,
+        excluded.quantity_sum,
+        excluded.quantity_min,
+        excluded.quantity_max,
+        excluded.quantity_last,
+        excluded.last_ts,
+        excluded.last_seq
+    );
 
 -- name: touch_days
 -- Remembers that the fold wrote days; late events make a day dirty.
@@ -191,7 +197,7 @@ where day = %(day)s;
 
 -- name: read_one_snapshot
 -- Every statement of this transaction sees the same state.
-set transaction isolation level repeatable read;
+set transaction isolation level repeatable read; -- noqa: PRS
 
 -- name: settle_day
 -- A recount of the day succeeded at this version.

@@ -24,4 +24,7 @@ where
 -- name: delete_orphaned_tags
 -- Tags of events that are gone.
 delete from dagster.asset_event_tags as tags
-where not exists (select 1 from dagster.event_logs as events where events.id = tags.event_id);
+where not exists (
+    select 1 from dagster.event_logs as events
+    where events.id = tags.event_id
+);

@@ -35,8 +35,7 @@ where
     beyond.xid >= %(lower)s::xid8
     and beyond.xid < %(upper)s::xid8
 order by beyond.xid
-offset %(max_events)s
-limit 1;
+limit 1 offset %(max_events)s;
 
 -- name: next_xid
 -- The window that holds exactly the transaction at its lower end.
@@ -80,9 +79,13 @@ select
         select count(*) from (
             select 1
             from events
-            where events.xid >= coalesce(
-                (select c.folded_below from fold_cursors as c where c.name = 'counters'), '0'::xid8
-            )
+            where
+                events.xid >= coalesce(
+                    (
+                        select c.folded_below from fold_cursors as c
+                        where c.name = 'counters'
+                    ), '0'::xid8
+                )
             limit %(at_most)s
         ) as tail
     ) as pending_events,
@@ -91,7 +94,10 @@ select
         from pg_stat_activity as a
         where a.backend_xid is not null and a.pid <> pg_backend_pid()
     ) as cut_age_seconds,
-    (select c.advanced_at from fold_cursors as c where c.name = 'counters') as cursor_advanced_at;
+    (
+        select c.advanced_at from fold_cursors as c
+        where c.name = 'counters'
+    ) as cursor_advanced_at;
 
 -- name: load_arrivals
 -- What arrived on each of the last days, and what became of it.

@@ -39,7 +39,9 @@ where
             e.stripe_account_id = l.stripe_account_id
             and e.stripe_event_name = l.stripe_event_name
             and e.stripe_customer_id = l.stripe_customer_id
-            and (e.state in ('planned', 'sending') or (e.state in ('rejected', 'quarantined') and e.released_at is null))
+            and (
+                e.state in ('planned', 'sending') or (e.state in ('rejected', 'quarantined') and e.released_at is null)
+            )
     )
 union
 select
@@ -155,7 +157,7 @@ where
 
 -- name: is_blocked
 -- Whether a refused or doubtful row of the target waits for an operator.
-select exists (
+select exists(
     select 1
     from push_entries
     where

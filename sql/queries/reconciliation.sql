@@ -17,7 +17,7 @@ select
     d.planned,
     d.accepted,
     d.last_accepted_at,
-    exists (
+    exists(
         select 1 from push_entries as e
         where
             e.stripe_account_id = d.stripe_account_id
@@ -45,14 +45,14 @@ values (
     %(local_quantity)s, %(pushed_quantity)s, %(stripe_quantity)s, %(checked_at)s
 )
 on conflict (mapping_id, customer_ref, segment_start, day) do update
-set
-    status = excluded.status,
-    cause = excluded.cause,
-    local_quantity = excluded.local_quantity,
-    pushed_quantity = excluded.pushed_quantity,
-    stripe_quantity = excluded.stripe_quantity,
-    checked_at = excluded.checked_at
-where r.checked_at <= excluded.checked_at;
+    set
+        status = excluded.status,
+        cause = excluded.cause,
+        local_quantity = excluded.local_quantity,
+        pushed_quantity = excluded.pushed_quantity,
+        stripe_quantity = excluded.stripe_quantity,
+        checked_at = excluded.checked_at
+    where r.checked_at <= excluded.checked_at;
 
 -- name: confirm_day
 -- Rows of a day whose sum is what Stripe reports are confirmed; nothing when a row came in between.
