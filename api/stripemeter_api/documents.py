@@ -267,7 +267,7 @@ class ReadyMetrics(Document):
 
     events_per_second: float | None = Field(description="Accepted, over all API workers, over up to the last minute.")
     writer_lag: float | None = Field(description="Seconds the oldest accepted event has waited to be counted.")
-    reconciliation_diff: float | None
+    reconciliation_diff: float | None = Field(description="Greatest difference with Stripe, in units of its meter.")
 
 
 class ReadyAnswer(Document):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from fastapi import APIRouter
 
 import stripemeter
-from stripemeter_api.answers import JsonAnswer, instant
+from stripemeter_api.answers import JsonAnswer, instant, number_or_null
 from stripemeter_api.documents import HealthAnswer, LiveAnswer, ReadyAnswer
 from stripemeter_api.state import ProbesOfProcess
 
@@ -46,7 +46,7 @@ def read_ready(probes: ProbesOfProcess) -> JsonAnswer:
         "metrics": {
             "eventsPerSecond": found.events_per_second,
             "writerLag": found.fold_lag_seconds,
-            "reconciliationDiff": None,
+            "reconciliationDiff": number_or_null(found.worst_drift),
         },
     }
     if found.status == "unhealthy":

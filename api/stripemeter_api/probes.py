@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Generic, TypeVar
 
 import httpx2
@@ -27,6 +28,7 @@ from stripemeter.store.freshness import (
     load_accepted_total,
     load_daemon_heartbeat,
     load_fold_state,
+    load_worst_drift,
 )
 from stripemeter.store.postgres import transaction
 
@@ -50,6 +52,7 @@ class DatabaseState:
     fold: FoldState
     last_beat_at: datetime | None
     accepted: AcceptedTotal
+    worst_drift: Decimal | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,7 @@ class Readiness:
     reasons: list[str]
     events_per_second: float | None
     fold_lag_seconds: float | None
+    worst_drift: Decimal | None
 
     @property
     def status(self) -> str:
@@ -101,6 +105,7 @@ class Probes:
                 reasons=reasons + ([stripe_reason] if stripe_reason else []),
                 events_per_second=None,
                 fold_lag_seconds=None,
+                worst_drift=None,
             )
         found = {"fold": _fold_reason(state.fold), "workers": _workers_reason(state), "stripe": stripe_reason}
         return Readiness(
@@ -108,6 +113,7 @@ class Probes:
             reasons=[reason for reason in found.values() if reason],
             events_per_second=self._rate(state.accepted),
             fold_lag_seconds=state.fold.lag.total_seconds(),
+            worst_drift=state.worst_drift,
         )
 
     def _look_at_database(self) -> DatabaseState:
@@ -118,6 +124,7 @@ class Probes:
                 fold=load_fold_state(tx),
                 last_beat_at=load_daemon_heartbeat(tx),
                 accepted=load_accepted_total(tx, since),
+                worst_drift=load_worst_drift(tx),
             )
 
     def _stripe_reason(self) -> str | None:

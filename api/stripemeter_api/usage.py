@@ -14,7 +14,6 @@ from fastapi import APIRouter, Query
 from stripemeter.errors import InvalidInput
 from stripemeter.metering.days import day_bounds, day_of, days_between, month_bounds, month_start, next_month
 from stripemeter.store.usage import (
-    DEFAULT_AGGREGATION,
     Aggregation,
     Freshness,
     Step,
@@ -91,15 +90,14 @@ def read_history(
         last_on=last_on,
         step=step,
     )
-    aggregation = DEFAULT_AGGREGATION
     return JsonAnswer(
         {
             "usage": [
-                {"ts": instant(day_bounds(bucket)[0]), "value": _value(found.buckets.get(bucket), aggregation)}
+                {"ts": instant(day_bounds(bucket)[0]), "value": _value(found.buckets.get(bucket), found.aggregation)}
                 for bucket in buckets
             ],
             "period": {"start": instant(day_bounds(first_on)[0]), "end": instant(day_bounds(last_on)[1])},
-            "aggregation": aggregation,
+            "aggregation": found.aggregation,
             "freshness": _freshness(found.freshness),
         }
     )
@@ -133,16 +131,16 @@ def _bucket_starts(first_on: date, last_on: date, step: Step) -> list[date]:
 
 def _value(usage: Usage | None, aggregation: Aggregation) -> msgspec.Raw | int | None:
     if usage is not None:
-        return number(usage.quantity(aggregation))
+        return number(usage.quantity)
     return 0 if aggregation in ("sum", "count") else None
 
 
 def _metric(name: str, usage: Usage) -> dict[str, Any]:
     return {
         "name": name,
-        "current": number(usage.quantity(DEFAULT_AGGREGATION)),
+        "current": number(usage.quantity),
         "unit": "unit",
-        "aggregation": DEFAULT_AGGREGATION,
+        "aggregation": usage.aggregation,
         "count": usage.event_count,
         "sum": number(usage.quantity_sum),
         "min": number(usage.quantity_min),

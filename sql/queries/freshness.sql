@@ -47,6 +47,20 @@ select
 from ingest_tallies
 where received_on >= %(since)s;
 
+-- name: load_worst_drift
+-- The greatest difference with Stripe among the latest comparisons; null when nothing was compared or none is known.
+with doubtful as (
+    select drift
+    from reconciliations
+    where status <> 'ok'
+)
+
+select
+    case
+        when exists (select from doubtful) then (select max(abs(drift)) from doubtful)
+        when exists (select from reconciliations) then 0
+    end as worst_drift;
+
 -- name: has_daemon_heartbeats
 -- Whether Dagster keeps its tables in this database.
 select to_regclass('dagster.daemon_heartbeats') is not null;

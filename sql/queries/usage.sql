@@ -1,9 +1,10 @@
 -- Usage as of now: the counters, plus the ledger rows the fold has not read yet, in one statement and so one snapshot.
+-- How a meter counts is said by its price mapping: the live one, else the shadow one, else the newest that is off.
 -- The tail is narrowed by hash inside the index events_tail; comparing customer_ref itself settles collisions.
 
 -- name: load_current_usage
 -- One row per meter of a customer over the days [first_on, last_on], sorted by meter; one row with a null meter when
--- there is none, because the first three columns (how far the fold is) are always answered.
+-- there is none, because how far the fold is (the first columns) is always answered.
 with cursor as materialized (
     select
         folded_below,
@@ -71,6 +72,13 @@ select
     coalesce(
         (select system_identifier from cursor) <> (select system_identifier from pg_control_system()), false
     ) as is_foreign,
+    (
+        select mapping.aggregation
+        from price_mappings as mapping
+        where mapping.tenant_id = %(tenant_id)s and mapping.meter = merged.meter
+        order by mapping.mode = 'live' desc, mapping.mode = 'shadow' desc, mapping.created_at desc, mapping.id
+        limit 1
+    ) as aggregation,
     merged.meter,
     merged.event_count,
     merged.quantity_sum,
@@ -150,6 +158,13 @@ select
     coalesce(
         (select system_identifier from cursor) <> (select system_identifier from pg_control_system()), false
     ) as is_foreign,
+    (
+        select mapping.aggregation
+        from price_mappings as mapping
+        where mapping.tenant_id = %(tenant_id)s and mapping.meter = %(metric)s
+        order by mapping.mode = 'live' desc, mapping.mode = 'shadow' desc, mapping.created_at desc, mapping.id
+        limit 1
+    ) as aggregation,
     merged.bucket,
     merged.event_count,
     merged.quantity_sum,

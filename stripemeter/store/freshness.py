@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
@@ -62,6 +63,12 @@ def load_accepted_total(tx: Tx, since: date) -> AcceptedTotal:
     row = tx.execute(load_queries("freshness")["load_accepted_total"], {"since": since}).fetchone()
     assert row is not None  # an aggregate answers one row
     return AcceptedTotal(accepted=row[0], read_at=row[1])
+
+
+def load_worst_drift(tx: Tx) -> Decimal | None:
+    """The greatest difference with Stripe, without its sign; None while nothing was compared, or only in vain."""
+    row = tx.execute(load_queries("freshness")["load_worst_drift"]).fetchone()
+    return None if row is None else row[0]
 
 
 def load_daemon_heartbeat(tx: Tx) -> datetime | None:

@@ -30,15 +30,17 @@ DEFAULT_AGGREGATION: Aggregation = "sum"
 class Usage:
     """What a customer used of one metric over some days: every aggregation at once. `event_count` is at least 1."""
 
+    aggregation: Aggregation
     event_count: int
     quantity_sum: Decimal
     quantity_min: Decimal
     quantity_max: Decimal
     quantity_last: Decimal
 
-    def quantity(self, aggregation: Aggregation) -> Decimal:
-        """The one number an aggregation makes of it."""
-        match aggregation:
+    @property
+    def quantity(self) -> Decimal:
+        """The one number its aggregation makes of it."""
+        match self.aggregation:
             case "sum":
                 return self.quantity_sum
             case "count":
@@ -76,6 +78,7 @@ class CurrentUsage:
 class UsageHistory:
     """Usage by the first day of its bucket, ascending; a bucket without events is absent."""
 
+    aggregation: Aggregation
     buckets: Mapping[date, Usage]
     freshness: Freshness
 
@@ -101,7 +104,7 @@ def load_current_usage(
         "first_on": first_on,
         "last_on": last_on,
     }
-    freshness, found = _load(pool, "load_current_usage", parameters)
+    freshness, _, found = _load(pool, "load_current_usage", parameters)
     return CurrentUsage(metrics=found, freshness=freshness)
 
 
@@ -130,11 +133,13 @@ def load_usage_history(
         "last_on": last_on,
         "step": step,
     }
-    freshness, found = _load(pool, "load_usage_history", parameters)
-    return UsageHistory(buckets=found, freshness=freshness)
+    freshness, aggregation, found = _load(pool, "load_usage_history", parameters)
+    return UsageHistory(aggregation=aggregation, buckets=found, freshness=freshness)
 
 
-def _load(pool: ConnectionPool, query: str, parameters: Mapping[str, object]) -> tuple[Freshness, dict[Any, Usage]]:
+def _load(
+    pool: ConnectionPool, query: str, parameters: Mapping[str, object]
+) -> tuple[Freshness, Aggregation, dict[Any, Usage]]:
     with transaction(pool) as tx:
         # Never prepared: a generic plan would forget which optional filters are given and which months are asked for.
         rows = tx.execute(load_queries("usage")[query], parameters, prepare=False).fetchall()
@@ -144,14 +149,16 @@ def _load(pool: ConnectionPool, query: str, parameters: Mapping[str, object]) ->
             "the fold cursor was written in another PostgreSQL cluster (a restored dump?): its transaction ids mean "
             "nothing here, so counted and uncounted events cannot be told apart until the counters are rebuilt"
         )
-    found = {row[2]: _usage(row[3:8]) for row in rows if row[2] is not None}
-    pending_count = sum(row[8] for row in rows if row[2] is not None)
-    return Freshness(folded_at=folded_at, pending_count=pending_count), found
+    found = {row[3]: _usage(row[2] or DEFAULT_AGGREGATION, row[4:9]) for row in rows if row[3] is not None}
+    pending_count = sum(row[9] for row in rows if row[3] is not None)
+    freshness = Freshness(folded_at=folded_at, pending_count=pending_count)
+    return freshness, rows[0][2] or DEFAULT_AGGREGATION, found
 
 
-def _usage(row: Sequence[Any]) -> Usage:
+def _usage(aggregation: Aggregation, row: Sequence[Any]) -> Usage:
     event_count, quantity_sum, quantity_min, quantity_max, quantity_last = row
     return Usage(
+        aggregation=aggregation,
         event_count=event_count,
         quantity_sum=quantity_sum,
         quantity_min=quantity_min,

@@ -120,6 +120,23 @@ def test_quantities_keep_every_digit(api: Api, tenant: str, ingest: Ingest, quan
     assert f'"current":{text},' in api.get("/v1/usage/current", params={"tenantId": tenant, "customerRef": "c1"}).text
 
 
+def test_a_price_mapping_says_how_a_metric_counts(api: Api, tenant: str, ingest: Ingest, pool: ConnectionPool) -> None:
+    """`current` and history follow the mapping's aggregation; where there is no maximum, history has null."""
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into price_mappings (id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, "
+            "stripe_meter_id, mode, created_at) values (gen_random_uuid(), %s, 'api_calls', 'max', 'acct_1', 'calls', "
+            "'mtr_1', 'off', now())",
+            (tenant,),
+        )
+    ingest({"quantity": 7, "ts": at(timedelta(0))}, {"quantity": 2, "ts": at(timedelta(seconds=1))})
+    (metric,) = current(api, tenant)["metrics"]
+    assert (metric["aggregation"], metric["current"], metric["sum"]) == ("max", 7, 9)
+    found = history(api, tenant, step="day")
+    assert found["aggregation"] == "max"
+    assert [point["value"] for point in found["usage"][:2]] == [7, None]
+
+
 @pytest.mark.parametrize("is_folded", [False, True])
 def test_history_adds_up_to_current(
     api: Api, tenant: str, ingest: Ingest, pool: ConnectionPool, is_folded: bool
