@@ -30,7 +30,7 @@ demo: $(STAMP) ## a year of real flights from HTTP to Stripe, proven
 	@exec $(BIN)/stripemeter demo
 
 test: $(STAMP) ## run every test (ARGS="-k fold" passes options to pytest)
-	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
+	@$(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 test-fast: $(STAMP) ## run the pure tests only: seconds, no server
 	@$(BIN)/pytest -q tests/unit tests/laws $(ARGS)

@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool
 from stripemeter.runtime.embedded_postgres import EmbeddedPostgres, find_bin_directory
 from stripemeter.store.migrations import migrate
 from stripemeter.store.postgres import open_pool
+from tests.stacks import Stack, running_stack
 
 TEMPLATE = "stripemeter_template"
 
@@ -51,6 +52,13 @@ def pool(database_url: str) -> Iterator[ConnectionPool]:
     """A pool on this test's database."""
     with open_pool(database_url, max_size=8) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One whole stack for every test of the group `stack`: each leaves it healthy, whatever it did to it."""
+    with running_stack(tmp_path_factory.mktemp("stack") / "home") as running:
+        yield running
 
 
 def _configured_bin() -> Path | None:

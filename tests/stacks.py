@@ -1,4 +1,4 @@
-"""A whole stack for tests: started and stopped by the command an operator types, on free ports, in a home of its own."""
+"""A whole stack for tests: run by the command an operator types, on free ports, in a home of its own."""
 
 from __future__ import annotations
 
@@ -27,17 +27,24 @@ class Stack:
     home: Path
     env: dict[str, str]
 
-    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run `stripemeter ...` against this stack."""
-        return subprocess.run(
+    def cli(
+        self, *arguments: str, check: bool = True, timeout_seconds: int = DEADLINE_SECONDS * 2
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `stripemeter ...` against this stack; with `check`, a failure shows what it printed."""
+        finished = subprocess.run(
             [sys.executable, "-m", "stripemeter.cli.main", *arguments],
             env=self.env,
             cwd=self.home,
-            check=check,
+            check=False,
             capture_output=True,
             text=True,
-            timeout=DEADLINE_SECONDS * 2,
+            timeout=timeout_seconds,
         )
+        if check and finished.returncode != 0:
+            raise AssertionError(
+                f"stripemeter {' '.join(arguments)}: {finished.returncode}\n{finished.stdout}{finished.stderr}"
+            )
+        return finished
 
     def status(self) -> dict[str, Any]:
         """What `status --json` says."""

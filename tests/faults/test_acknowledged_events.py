@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 import httpx2
 import psycopg
@@ -19,7 +19,9 @@ import pytest
 from stripemeter.pipeline.prove import conservation, counters_equal_ledger
 from stripemeter.runtime.processes import command_line, members
 from stripemeter.store.postgres import open_pool
-from tests.stacks import Stack, is_folded, running_stack, wait_until
+from tests.stacks import Stack, is_folded, wait_until
+
+pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("stack"), pytest.mark.timeout(600)]
 
 BATCH = 20
 DAYS = 5
@@ -37,7 +39,7 @@ class Load:
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._send_until_stopped, daemon=True) for _ in range(clients)]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         """Start the clients."""
         for thread in self._threads:
             thread.start()
@@ -88,13 +90,6 @@ class Load:
                 self.errors += 1
             threading.Event().wait(0.05)
         raise AssertionError("a batch was not answered in a minute")
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One stack for this module: every test leaves it healthy."""
-    with running_stack(tmp_path_factory.mktemp("stack")) as running:
-        yield running
 
 
 def assert_each_counted_once(stack: Stack, load: Load) -> None:
