@@ -22,13 +22,15 @@ where
 
 -- name: has_open_entry
 -- Whether a delta of a mapping is in flight.
-select exists (
-    select 1 from push_entries where mapping_id = %(mapping_id)s and state in ('planned', 'sending')
+select exists(
+    select 1 from push_entries
+    where mapping_id = %(mapping_id)s and state in ('planned', 'sending')
 );
 
 -- name: turn_off_mapping
 -- Nothing is sent for it any more; what was sent stays known.
-update price_mappings set mode = 'off' where id = %(mapping_id)s;
+update price_mappings set mode = 'off'
+where id = %(mapping_id)s;
 
 -- name: list_mappings
 -- Every mapping, of one tenant when given.

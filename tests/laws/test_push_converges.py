@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from psycopg_pool import ConnectionPool
 
@@ -108,7 +108,8 @@ def dying(point: Point) -> Iterator[None]:
         yield
 
 
-@settings(max_examples=40)
+# No shrinking: each example is a minute of somebody's day in real processes, and twelve steps are short enough to read.
+@settings(max_examples=30, phases=(Phase.explicit, Phase.generate))
 @given(history=st.lists(steps, min_size=1, max_size=12))
 def test_stripe_converges(pool: ConnectionPool, emulator_server: RunningEmulator, history: list[Step]) -> None:
     """After any history of usage, faults, deaths and time, pushes that work bring Stripe to exactly our counters."""
