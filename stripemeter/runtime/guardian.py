@@ -2,9 +2,9 @@
 
 Belongs here: noticing that the supervisor is gone and ending what it left. Does not: starting or restarting anything.
 
-It reads the supervisor's words from a pipe. End of file without `done` means the supervisor was killed: then everything
-that carries the stack's mark is ended (run workers are nobody's children by then), PostgreSQL last and cleanly. It
-holds the lock of the home until it leaves, so no second stack starts among the remains of the first.
+It reads the supervisor's words from a pipe. End of file means that the supervisor left or was killed: then everything
+that still carries the stack's mark is ended (run workers are nobody's children by then), PostgreSQL last and cleanly.
+It holds the lock of the home until it leaves, so no second stack starts among the remains of the first.
 
 Standard library and `runtime.processes` only: it stays resident.
 """
@@ -37,8 +37,7 @@ class Guardian:
         self._say({"postgres": pid, "ticks": started_ticks(pid)})
 
     def dismiss(self) -> None:
-        """Tell it that everything has been ended; waits until it has left."""
-        self._say({"done": True})
+        """Let it see to the end of whatever is left, and wait until it has left itself."""
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
@@ -66,15 +65,13 @@ def start_guardian(mark: str, *, lock_fd: int, log: Path) -> Guardian:
 
 
 def main() -> None:
-    """Read words until the pipe closes; end the stack unless the last one was `done`."""
+    """Read words until the pipe closes, then end what is left of the stack."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     mark = sys.argv[1]
     postgres: tuple[int, int] | None = None
     for line in sys.stdin.buffer:
         word = json.loads(line)
-        if "done" in word:
-            return
         if word["ticks"] is not None:
             postgres = (word["postgres"], word["ticks"])
     end_stack(mark, postgres)

@@ -169,13 +169,20 @@ def test_two_stacks_live_side_by_side(operator: Operator, newcomer: Operator, da
 
 @pytest.mark.stack
 def test_a_killed_supervisor_leaves_nothing(operator: Operator) -> None:
-    """kill -9 of the supervisor: every process of the stack ends, the database cleanly; status says stopped."""
+    """kill -9 of the guardian, then of the supervisor: every process ends, the database cleanly; status: stopped."""
+    (first,) = _guardians(operator.home)
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: _guardians(operator.home) not in ([first], []), "another guardian")
     os.kill(operator.record.supervisor_pid, signal.SIGKILL)
 
     wait_until(lambda: not processes_of(operator.home), "the end of every process")
 
     assert operator.type("status").returncode == 3
     assert not (operator.home / "postgres" / "data" / "postmaster.pid").exists()
+
+
+def _guardians(home: Path) -> list[int]:
+    return [int(line.split()[0]) for line in processes_of(home) if "stripemeter.runtime.guardian" in line]
 
 
 @pytest.mark.parametrize("setting", ["STRIPEMETER_API_PORT", "STRIPEMETER_DAGSTER_PORT", "STRIPEMETER_EMULATOR_PORT"])
