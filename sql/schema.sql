@@ -53,7 +53,16 @@ begin
         return;
     end if;
     perform pg_advisory_xact_lock(hashtextextended('stripemeter.ensure_events_month', 0));
-    if to_regclass(partition_name) is not null then
+    -- Asked of the catalog's rows, not by to_regclass: this session may have cached that the name is unknown before it
+    -- waited for the lock, and to_regclass would answer from that cache.
+    if exists (
+        select 1
+        from pg_inherits as i
+        inner join pg_class as c on i.inhrelid = c.oid
+        where
+            i.inhparent = 'events'::regclass
+            and c.relname = partition_name
+    ) then
         return;
     end if;
     -- Built beside the parent and attached: attaching takes no lock that a reader or an insert waits for.

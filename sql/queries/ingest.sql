@@ -14,14 +14,14 @@ with batch as (
         b.customer_ref,
         b.resource_id,
         b.quantity::numeric(38, 12) as quantity,
-        b.ts,
+        b.ts::timestamptz as ts,
         b.meta::jsonb as meta,
         b.idempotency_key,
         b.source
     from
         unnest(
             $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
-            $7::text[], $8::timestamptz[], $9::text[], $10::text[], $11::text[]
+            $7::text[], $8::text[], $9::text[], $10::text[], $11::text[]
         ) as b (
             key_hash, payload_hash, tenant_id, metric, customer_ref, resource_id,
             quantity, ts, meta, idempotency_key, source
@@ -103,7 +103,7 @@ with batch as (
     from
         unnest(
             $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
-            $7::text[], $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::bigint[]
+            $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bigint[]
         ) as b (
             key_hash, payload_hash, tenant_id, metric, customer_ref, resource_id,
             quantity, ts, meta, idempotency_key, source, times
@@ -124,7 +124,7 @@ quarantined as (
         customer_ref,
         resource_id,
         quantity::numeric,
-        ts,
+        ts::timestamptz,
         meta::jsonb,
         source,
         now(),

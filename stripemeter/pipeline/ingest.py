@@ -296,7 +296,7 @@ def _columns(rows: Sequence[UsageEvent]) -> list[list[Any]]:
         [row.customer_ref for row in rows],
         [row.resource_id for row in rows],
         [row.quantity for row in rows],
-        [row.ts for row in rows],
+        [row.ts.isoformat() for row in rows],  # as text: asyncpg writes the first instant of year 1 as -infinity
         [row.meta for row in rows],
         [row.idempotency_key for row in rows],
         [row.source for row in rows],
