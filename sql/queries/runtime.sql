@@ -34,3 +34,17 @@ order by cursors.name;
 -- name: has_fold_cursors
 -- Whether the ledger's migrations have run.
 select to_regclass('fold_cursors') is not null;
+
+-- name: load_data_directory
+-- Which directory the answering server serves: another one's is left alone.
+select current_setting('data_directory');
+
+-- name: has_our_database
+-- Whether the embedded server's first start is behind it.
+select count(*) = 1
+from pg_database
+where datname = 'stripemeter';
+
+-- name: create_our_database
+-- Outside a transaction, once.
+create database stripemeter;

@@ -27,6 +27,7 @@ from stripemeter.runtime import ports
 from stripemeter.runtime.children import Identity, can_reach, may_read_anywhere, spawn, unprivileged_user
 from stripemeter.runtime.log_files import tail
 from stripemeter.runtime.postgres_files import stop_leftover, write_configuration
+from stripemeter.store.sql import load_queries
 
 DATABASE = "stripemeter"
 ROLE = "stripemeter"
@@ -253,12 +254,12 @@ def _environment() -> dict[str, str]:
 
 
 def _refuse_stranger(connection: psycopg.Connection[tuple[object, ...]], data: Path) -> None:
-    (answered,) = connection.execute("show data_directory").fetchone() or ("",)
+    (answered,) = connection.execute(load_queries("runtime")["load_data_directory"]).fetchone() or ("",)
     if Path(str(answered)).resolve() != data.resolve():
         raise Unavailable(f"the server on our port serves {answered}, not {data}: leaving it alone")
 
 
 def _ensure_database(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    found = connection.execute("select 1 from pg_database where datname = %(name)s", {"name": DATABASE}).fetchone()
-    if found is None:
-        connection.execute("create database stripemeter")
+    queries = load_queries("runtime")
+    if connection.execute(queries["has_our_database"]).fetchone() == (False,):
+        connection.execute(queries["create_our_database"])

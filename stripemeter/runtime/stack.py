@@ -187,9 +187,12 @@ def _postgres(server: EmbeddedPostgres, on_postgres: Callable[[subprocess.Popen[
 
 def _emulator(plan: Plan, env: Mapping[str, str]) -> Service:
     port = plan.addresses.emulator_port or 0
+    # What it acknowledged must outlive it: the outbox will not send it again.
+    state = str(plan.home / "stripe_emulator.sqlite")
+    argv = [*_PYTHON, "stripe_emulator", "--port", str(port), "--state", state]
     return Service(
         name="stripe-emulator",
-        launch=command([*_PYTHON, "stripe_emulator", "--port", str(port)], env=env, log=plan.log("stripe-emulator")),
+        launch=command(argv, env=env, log=plan.log("stripe-emulator")),
         is_ready=answers_ok("127.0.0.1", port, "/_emu/health"),
         log=plan.log("stripe-emulator"),
         url=plan.addresses.urls()["emulator"],
