@@ -23,10 +23,9 @@ from __future__ import annotations
 
 import random
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from threading import Lock
 from typing import Literal
@@ -38,22 +37,19 @@ from stripemeter.errors import OutcomeUnknown, StripeMeterError, StripeRejected,
 from stripemeter.metering.deltas import (
     RETRY_WINDOW,
     STAMP_WINDOW,
-    Delta,
-    choose_minute,
-    first_open_day,
     idempotency_key,
-    push_identifier,
-    sendable,
 )
+from stripemeter.pipeline.push_plan import plan_next
 from stripemeter.pipeline.push_probe import ProbeVerdict, probe_entry
 from stripemeter.store import push_entries
-from stripemeter.store.postgres import Tx, transaction
-from stripemeter.store.push_entries import LackingDay, PushEntry, PushTarget
+from stripemeter.store.postgres import transaction
+from stripemeter.store.push_entries import PushEntry, PushTarget
 
 LEASE = timedelta(seconds=60)
 """How long a claimed row is left alone by others: more than twice the longest a request may take."""
 FIRST_BACKOFF = timedelta(seconds=15)
 LAST_BACKOFF = timedelta(minutes=15)
+WAITS = "waits for the day's next free minute"
 SILENT_CUSTOMERS = 5
 """After so many customers in a row without any answer from Stripe, the rest is left for the next push."""
 
@@ -142,51 +138,13 @@ def _next_step(run: PushRun, target: PushTarget) -> PushEntry | list[Pushed]:
             return entry if _is_due(entry, now) else [_pushed(target, entry, "unsettled", "in flight elsewhere")]
         if push_entries.is_blocked(tx, target):
             return []
-        return _plan(tx, target, now)
-
-
-def _plan(tx: Tx, target: PushTarget, now: datetime) -> PushEntry | list[Pushed]:
-    waiting: list[Pushed] = []
-    today = now.astimezone(UTC).date()
-    for lacking in push_entries.load_lacking_days(tx, target, first_day=first_open_day(now), today=today):
-        minute = choose_minute(
-            day=lacking.day,
-            segment_start=lacking.segment_start,
-            now=now,
-            used=push_entries.load_used_minutes(tx, target, lacking.day),
-        )
-        if minute is not None:
-            _insert(tx, target, lacking, minute, now)
-            entry = push_entries.load_open_entry(tx, target)
-            return entry if entry is not None else []
-        waiting.append(
-            Pushed(
-                target=target,
-                day=lacking.day,
-                delta=lacking.counted - lacking.planned,
-                outcome="waiting",
-                reason="waits for the day's next free minute",
-            )
-        )
-    return waiting
-
-
-def _insert(tx: Tx, target: PushTarget, lacking: LackingDay, minute: datetime, now: datetime) -> None:
-    delta = Delta(
-        stripe_account_id=target.stripe_account_id,
-        stripe_event_name=target.stripe_event_name,
-        stripe_customer_id=target.stripe_customer_id,
-        segment_start=lacking.segment_start,
-        day=lacking.day,
-        seq=lacking.entry_count + 1,
-        stamped_at=minute,
-        quantity=sendable(lacking.counted - lacking.planned),
-    )
-    entry_id = uuid.uuid4()
-    identifier = push_identifier(delta, entry_id=entry_id)
-    push_entries.insert_planned(
-        tx, target, delta, entry_id=entry_id, identifier=identifier, total_before=lacking.planned, now=now
-    )
+        planned = plan_next(tx, target, now=now)
+    if isinstance(planned, PushEntry):
+        return planned
+    return [
+        Pushed(target=target, day=day.day, delta=day.counted - day.planned, outcome="waiting", reason=WAITS)
+        for day in planned
+    ]
 
 
 def _deliver(run: PushRun, target: PushTarget, entry: PushEntry) -> Pushed | None:
