@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 
-import psycopg
 import pytest
 from psycopg_pool import ConnectionPool
 
@@ -115,14 +114,16 @@ def test_a_fold_that_dies_changes_nothing(
 
 
 def test_nothing_to_fold_writes_nothing(pool: ConnectionPool, database_url: str, month: None) -> None:
-    """Idle ticks on an empty ledger and behind a finished fold take no transaction id."""
+    """Idle ticks, on an empty ledger and behind a finished fold, do not even lock the cursor."""
     assert fold(pool) == NOTHING
+    with transaction(pool) as tx:
+        assert tx.execute("select count(*) from fold_cursors").fetchone() == (0,)
     write(database_url, "k")
     fold(pool)
-    before = _next_xid(database_url)
+    before = _cursor_row(pool)
     for _ in range(5):
         assert fold(pool) == NOTHING
-    assert _next_xid(database_url) == before
+    assert _cursor_row(pool) == before
 
 
 def test_a_giant_transaction_is_folded_whole(pool: ConnectionPool, database_url: str, month: None) -> None:
@@ -260,8 +261,7 @@ def test_the_longest_names_fit_every_index(pool: ConnectionPool, database_url: s
     assert (row.tenant_id, row.counted, row.conflicts, row.holds) == (wide, 1, 1, True)
 
 
-def _next_xid(database_url: str) -> int:
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        row = connection.execute("select pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()
-    assert row is not None
-    return int(row[0])
+def _cursor_row(pool: ConnectionPool) -> tuple[object, ...] | None:
+    """The physical row: an update or a lock shows in it."""
+    with transaction(pool) as tx:
+        return tx.execute("select ctid::text, xmin::text, xmax::text, advanced_at from fold_cursors").fetchone()
