@@ -9,7 +9,6 @@ one run another day starts another year instead of conflicting with this one.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -27,15 +26,7 @@ from stripemeter.errors import Unavailable
 from stripemeter.metering.deltas import first_open_day
 from stripemeter.pipeline.prove import TenantConservation, conservation
 from stripemeter.pipeline.push import has_unpushed_usage
-from stripemeter.store.mappings import (
-    CustomerBinding,
-    PriceMapping,
-    bind_customer,
-    create_mapping,
-    find_binding,
-    find_mapping,
-)
-from stripemeter.store.postgres import transaction
+from stripemeter.pipeline.stripe_setup import bind, map_meter
 
 FOLD_SECONDS = 300
 PUSH_SECONDS = 600
@@ -134,46 +125,27 @@ def _send(api_url: str, tenant_id: str, events: pl.DataFrame, plan: SendingPlan,
 
 
 def _connect(pool: ConnectionPool, sink: BillingSink, tenant_id: str, carriers: list[str], now: datetime) -> StripeIds:
-    """Map every metric and bind every carrier, unless an earlier run did."""
-    account = sink.account_id()
-    meters: dict[str, str] = {}
-    customers: dict[str, str] = {}
-    for metric in METRICS:
-        event_name = f"{tenant_id}-{metric}"
-        meter = sink.ensure_meter(event_name=event_name, display_name=f"Flights: {metric}")
-        meters[metric] = meter.stripe_meter_id
-        with transaction(pool) as tx:
-            if find_mapping(tx, tenant_id=tenant_id, meter=metric, stripe_account_id=account) is None:
-                create_mapping(
-                    tx,
-                    PriceMapping(
-                        id=uuid.uuid4(),
-                        tenant_id=tenant_id,
-                        meter=metric,
-                        aggregation="sum",
-                        stripe_account_id=account,
-                        stripe_event_name=event_name,
-                        stripe_meter_id=meter.stripe_meter_id,
-                        mode="shadow",
-                        created_at=now,
-                    ),
-                )
-    for carrier in carriers:
-        with transaction(pool) as tx:
-            bound = find_binding(tx, tenant_id=tenant_id, customer_ref=carrier, stripe_account_id=account)
-            customers[carrier] = bound or sink.create_customer(name=carrier, idempotency_key=f"{tenant_id}-{carrier}")
-            if bound is None:
-                bind_customer(
-                    tx,
-                    CustomerBinding(
-                        tenant_id=tenant_id,
-                        customer_ref=carrier,
-                        stripe_account_id=account,
-                        stripe_customer_id=customers[carrier],
-                        created_at=now,
-                    ),
-                )
-    return StripeIds(meters=meters, customers=customers)
+    """Map every metric and bind every carrier; what an earlier run did stays as it is."""
+    mapped = {
+        metric: map_meter(
+            pool,
+            sink,
+            tenant_id=tenant_id,
+            meter=metric,
+            event_name=f"{tenant_id}-{metric}",
+            aggregation="sum",
+            now=now,
+        )
+        for metric in METRICS
+    }
+    bound = {
+        carrier: bind(pool, sink, tenant_id=tenant_id, customer_ref=carrier, stripe_customer_id=None, now=now)
+        for carrier in carriers
+    }
+    return StripeIds(
+        meters={metric: mapping.stripe_meter_id for metric, mapping in mapped.items()},
+        customers={carrier: binding.stripe_customer_id for carrier, binding in bound.items()},
+    )
 
 
 def _is_folded(api_url: str) -> bool:
