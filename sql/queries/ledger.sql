@@ -37,10 +37,6 @@ where
 order by beyond.xid
 limit 1 offset %(max_events)s;
 
--- name: next_xid
--- The window that holds exactly the transaction at its lower end.
-select ((%(xid)s::text)::numeric + 1)::text;
-
 -- name: lock_cursor
 -- The fold's cursor, locked until the transaction ends; nothing when the fold never ran.
 select

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from stripemeter.errors import InvalidInput
 
 LATENESS_WINDOW = timedelta(hours=48)
-"""How long after its day has ended an event still counts as punctual. Source: the original's LATE_EVENT_WINDOW_HOURS."""
+"""How long after its day has ended an event is still punctual. Source: the original's LATE_EVENT_WINDOW_HOURS."""
 
 
 def parse_day(text: str, *, field: str = "day") -> date:

@@ -135,7 +135,7 @@ class GroupCommit:
                     self._disconnect()
                     _log.warning("ingest_interrupted", error=type(error).__name__, requests=len(batch))
                     _fail(batch, Unavailable("the ledger is not available: send the same request again"))
-                except Exception as error:  # the flusher outlives any batch; its waiters get the error
+                except Exception as error:  # noqa: BLE001 - the flusher outlives any batch; its waiters get the error
                     _fail(batch, error)
                 finally:
                     self._queued_events -= sum(len(waiting.events) for waiting in batch)

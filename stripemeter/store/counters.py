@@ -67,7 +67,13 @@ def compare_day(tx: Tx, day: date, counters: pl.DataFrame) -> list[CounterMismat
     _stage(tx, counters)
     return [
         CounterMismatch(
-            day=day, tenant_id=row[0], customer_ref=row[1], meter=row[2], segment_start=row[3], counted=row[4], ledger=row[5]
+            day=day,
+            tenant_id=row[0],
+            customer_ref=row[1],
+            meter=row[2],
+            segment_start=row[3],
+            counted=row[4],
+            ledger=row[5],
         )
         for row in tx.execute(_Q["compare_day"], {"day": day})
     ]
@@ -87,8 +93,6 @@ def _stage(tx: Tx, counters: pl.DataFrame) -> None:
     tx.execute(_Q["create_incoming"])
     with tx.cursor() as cursor, cursor.copy(_Q["copy_incoming"]) as copy:
         copy.write(
-            frame.write_csv(
-                include_header=False, quote_style="non_numeric", datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ"
-            )
+            frame.write_csv(include_header=False, quote_style="non_numeric", datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ")
         )
     tx.execute(_Q["analyze_incoming"])
