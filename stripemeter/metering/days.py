@@ -21,9 +21,10 @@ def parse_day(text: str, *, field: str = "day") -> date:
         InvalidInput: not such a date.
     """
     try:
-        if len(text) != 10:
+        day = date.fromisoformat(text)
+        if day.isoformat() != text:  # it also reads 20261123 and 2026-W47-1
             raise ValueError(text)
-        return date.fromisoformat(text)
+        return day
     except ValueError as error:
         raise InvalidInput(f"{field} must be a date like 2026-11-23, not {text!r}", field=field) from error
 

@@ -10,6 +10,7 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import psycopg
@@ -61,7 +62,7 @@ def worker_url(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFact
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),  # generating a body of 255-character names is slow; the run is bounded
 )
-def test_every_operation_conforms(case: schemathesis.Case, worker_url: str) -> None:
+def test_every_operation_conforms(case: schemathesis.Case[Any], worker_url: str) -> None:
     """Status, headers and body of every answer are documented; never a 5xx."""
     # A schema cannot say all: 26 digits at most, a cursor that is ours, an end after its start are refused with 400.
     case.call_and_validate(base_url=worker_url, excluded_checks=[positive_data_acceptance])
