@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from stripemeter.errors import InvalidInput, Unavailable
-from stripemeter.metering.events import IngestLimits, UsageEvent, parse_ingest
+from stripemeter.metering.events import IngestLimits, RejectedEvent, UsageEvent, parse_ingest
 from stripemeter.pipeline.ingest import EventResult, GroupCommit, Outcome
 from stripemeter.runtime.settings import Settings
 from stripemeter_api import instruments
@@ -93,14 +93,10 @@ class IngestRoute:
             return *_refusal(400, error.code, str(error), request_id, field=error.field, index=error.index), []
         except Unavailable as error:
             return *_refusal(503, error.code, str(error), request_id), [(b"retry-after", b"1")]
-        except Exception as error:  # noqa: BLE001 - the caller gets a 500 without internals, the log the rest
+        except Exception as error:
             _log.exception("ingest_failed", error=type(error).__name__, request_id=request_id)
             return *_refusal(500, "internal_error", "An internal server error occurred.", request_id), []
-        for event, result in zip(events, results, strict=True):
-            if result.outcome is Outcome.ACCEPTED and isinstance(event, UsageEvent):
-                instruments.count_ingested(event.metric, 1)
-            elif result.outcome is Outcome.CONFLICT:
-                instruments.count_conflicts(1)
+        _count(events, results)
         return 200, _answer(results, request_id), []
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
@@ -136,6 +132,18 @@ def _header_text(raw: bytes) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidInput("the Idempotency-Key header must be UTF-8 text", field="Idempotency-Key") from error
+
+
+def _count(events: list[UsageEvent | RejectedEvent], results: list[EventResult]) -> None:
+    """Add a request's events to the instruments: once per metric, an increment costs as much as storing an event."""
+    accepted: dict[str, int] = {}
+    for event, result in zip(events, results, strict=True):
+        if result.outcome is Outcome.ACCEPTED and isinstance(event, UsageEvent):
+            accepted[event.metric] = accepted.get(event.metric, 0) + 1
+        elif result.outcome is Outcome.CONFLICT:
+            instruments.count_conflicts(1)
+    for metric, count in accepted.items():
+        instruments.count_ingested(metric, count)
 
 
 def _answer(results: list[EventResult], request_id: str) -> bytes:

@@ -2,26 +2,28 @@
 -- sqlfluff:templater:placeholder:param_style:numeric_dollar
 
 -- name: accept_events
--- Stores what is new of a batch, tallies the rest, answers the key hashes stored. Arrays sorted by key_hash.
+-- Stores what is new of a batch, tallies all of it, answers the key hashes that were taken. Each column is one text,
+-- its values joined by $12 and sorted by key_hash; no meta and no resource are '', a resource has '=' before it.
 with batch as (
     -- The casts stand here, not at the inserts: data Postgres refuses fails the whole statement even where its key is
     -- taken, so `quarantine_conflicts`, which runs after this one has committed, never meets it.
     select
-        b.key_hash,
-        b.payload_hash,
+        b.key_hash::uuid as key_hash,
+        b.payload_hash::bigint as payload_hash,
         b.tenant_id,
         b.metric,
         b.customer_ref,
-        b.resource_id,
+        case when b.resource_id <> '' then substr(b.resource_id, 2) end as resource_id,
         b.quantity::numeric(38, 12) as quantity,
         b.ts::timestamptz as ts,
-        b.meta::jsonb as meta,
+        nullif(b.meta, '')::jsonb as meta,
         b.idempotency_key,
         b.source
     from
         unnest(
-            $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
-            $7::text[], $8::text[], $9::text[], $10::text[], $11::text[]
+            string_to_array($1, $12), string_to_array($2, $12), string_to_array($3, $12), string_to_array($4, $12),
+            string_to_array($5, $12), string_to_array($6, $12), string_to_array($7, $12), string_to_array($8, $12),
+            string_to_array($9, $12), string_to_array($10, $12), string_to_array($11, $12)
         ) as b (
             key_hash, payload_hash, tenant_id, metric, customer_ref, resource_id,
             quantity, ts, meta, idempotency_key, source
@@ -56,27 +58,27 @@ stored as (
         batch.meta
     from batch
     inner join fresh on batch.key_hash = fresh.key_hash
+    returning tenant_id
 ),
 
 accepted as (
     select
-        batch.tenant_id,
+        tenant_id,
         count(*) as events
-    from batch
-    inner join fresh on batch.key_hash = fresh.key_hash
-    group by batch.tenant_id
+    from stored
+    group by tenant_id
 ),
 
 tallied as (
     insert into ingest_tallies as t (tenant_id, received_on, writer, received, accepted, rejected)
     select
         arrived.tenant_id,
-        $15::date,
+        $16::date,
         pg_backend_pid(),
         arrived.received,
         coalesce(accepted.events, 0),
         arrived.rejected
-    from unnest($12::text[], $13::bigint[], $14::bigint[]) as arrived (tenant_id, received, rejected)
+    from unnest($13::text[], $14::bigint[], $15::bigint[]) as arrived (tenant_id, received, rejected)
     left join accepted on arrived.tenant_id = accepted.tenant_id
     on conflict (tenant_id, received_on, writer) do update
         set
@@ -85,7 +87,10 @@ tallied as (
             rejected = t.rejected + excluded.rejected
 )
 
-select key_hash from fresh;
+select batch.key_hash
+from batch
+left join fresh on batch.key_hash = fresh.key_hash
+where fresh.key_hash is null;
 
 -- name: load_payload_hashes
 -- What stands under keys that were taken: a statement of its own, because a concurrently committed row is invisible
