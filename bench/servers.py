@@ -67,8 +67,7 @@ def noop_server(context: Context) -> Iterator[Server]:
         listener = stack.enter_context(ports.listen("127.0.0.1", 0, setting="any"))
         port = int(listener.getsockname()[1])
         log = context.scratch / f"noop-{port}.log"
-        argv = [context.python, "-m", "uvicorn", "bench.noop:app", "--fd", str(listener.fileno()), "--no-access-log"]
-        argv += ["--loop", "uvloop", "--http", "httptools"]
+        argv = [context.python, "-m", "bench.noop", "--fd", str(listener.fileno())]
         process = _start(stack, argv, env=_clean_environment(), log=log, fd=listener.fileno())
         _await(process, log, answers_ok("127.0.0.1", port, "/openapi.json"))
         yield Server(url=f"http://127.0.0.1:{port}/noop", pids=(process.pid,))
