@@ -31,6 +31,15 @@ FLAGS = [
 ]
 
 
+STAGES = {
+    "events": "The ledger",
+    "counters": "Usage: one row per tenant, customer, meter, UTC day and segment.",
+    "pushes": "Stripe",
+    "reconciliations": "Our total, what Stripe accepted, what Stripe sums up",
+}
+"""What each asset's page says it is."""
+
+
 @pytest.fixture
 def page() -> Iterator[Page]:
     """A page of a headless Chromium of this test's own."""
@@ -44,13 +53,17 @@ def page() -> Iterator[Page]:
             browser.close()
 
 
-def test_the_asset_graph_shows_the_pipeline_without_any_other_host(stack: Stack, page: Page) -> None:
-    """Events, counters, pushes and reconciliations are on the lineage page; every request stays on loopback."""
+def test_every_stage_has_its_page_without_any_other_host(stack: Stack, page: Page) -> None:
+    """Events, counters, pushes and reconciliations say what they are; every request stays on loopback."""
     hosts: set[str | None] = set()
     page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
-    page.goto(f"{stack.status()['urls']['dagster']}/asset-groups")
-    for asset in ("events", "counters", "pushes", "reconciliations"):
-        expect(page.get_by_text(asset, exact=True).first).to_be_visible(timeout=60_000)
+    dagster = stack.status()["urls"]["dagster"]
+    for asset, says in STAGES.items():
+        page.goto(f"{dagster}/assets/{asset}")
+        expect(page.get_by_text(says).first).to_be_visible(timeout=60_000)
+    page.goto(f"{dagster}/asset-groups")
+    for group in ("ledger", "metering", "billing"):
+        expect(page.get_by_text(group, exact=True).first).to_be_visible(timeout=60_000)
     assert hosts <= {"127.0.0.1", None}
 
 
