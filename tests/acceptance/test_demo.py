@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
+import httpx2
 import psycopg
 import pytest
 
@@ -21,20 +24,30 @@ def test_the_demo_ends_with_difference_zero_and_again_with_only_duplicates(stack
     assert " 0 accepted, 1,050,942 duplicates. Source = counters = Stripe, difference 0." in again.stdout
 
 
-def test_the_demo_fails_when_a_counter_is_wrong(stack: Stack) -> None:
-    """One counter changed behind the system's back: the demo names the carrier and exits with 1."""
-    change = """
-        update counters set quantity_sum = quantity_sum + %s, quantity_max = quantity_max
-        where (tenant_id, customer_ref, meter, day) = (
-            select tenant_id, customer_ref, meter, day from counters
-            where tenant_id like 'nycflights-%%' and customer_ref = 'HA' and meter = 'departures' order by day limit 1
+def test_the_demo_fails_when_stripe_holds_something_else(stack: Stack) -> None:
+    """One unit a stranger sent to Stripe: the demo names carrier and day, and exits with 1."""
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    with psycopg.connect(stack.database_url) as connection:
+        (customer,) = connection.execute(
+            "select stripe_customer_id from customer_bindings where tenant_id like 'nycflights-%' and customer_ref = 'HA'"
+        ).fetchone() or ("",)
+
+    def send(value: str) -> None:
+        answer = httpx2.post(
+            f"{stack.status()['urls']['emulator']}/v1/billing/meter_events",
+            headers={"authorization": "Bearer sk_test_emulator"},
+            data={
+                "event_name": f"nycflights-{yesterday.date()}-departures",
+                "payload[stripe_customer_id]": customer,
+                "payload[value]": value,
+                "timestamp": str(int(yesterday.timestamp())),
+                "identifier": f"stranger {value}",
+            },
         )
-    """
-    with psycopg.connect(stack.database_url, autocommit=True) as connection:
-        connection.execute(change, (1,))
-        try:
-            failed = stack.cli("demo", check=False, timeout_seconds=1200)
-        finally:
-            connection.execute(change, (-1,))
+        assert answer.status_code == 200, answer.text
+
+    send("1")
+    failed = stack.cli("demo", check=False, timeout_seconds=1200)
+    send("-1")
     assert failed.returncode == 1
-    assert "DIFFERENT HA: departures: source and counters" in failed.stdout
+    assert f"DIFFERENT HA: departures: counters and Stripe on {yesterday.date()}" in failed.stdout
