@@ -29,7 +29,8 @@ def test_the_demo_fails_when_stripe_holds_something_else(stack: Stack) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
     with psycopg.connect(stack.database_url) as connection:
         (customer,) = connection.execute(
-            "select stripe_customer_id from customer_bindings where tenant_id like 'nycflights-%' and customer_ref = 'HA'"
+            "select stripe_customer_id from customer_bindings where tenant_id = %s and customer_ref = 'HA'",
+            (f"nycflights-{yesterday.date()}",),
         ).fetchone() or ("",)
 
     def send(value: str) -> None:
