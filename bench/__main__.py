@@ -25,6 +25,7 @@ BENCHES: dict[str, Callable[[Context], list[Row]]] = {
     "start": whole_stack.start,
     "idle": whole_stack.idle,
     "freshness": whole_stack.freshness,
+    "to-stripe": whole_stack.to_stripe,
 }
 
 

@@ -31,6 +31,7 @@ class Scale:
     """How much of everything. Quick sizes prove that the bench runs; their numbers mean nothing."""
 
     rounds: int = 5
+    slow_rounds: int = 3
     slot_seconds: float = 4.0
     warmup_seconds: float = 2.0
     growth_rows: int = 5_000_000
@@ -44,6 +45,7 @@ class Scale:
     reads: int = 2_000
     fresh_events: int = 30
     fresh_pause_seconds: float = 2.0
+    pushed_events: int = 20
     idle_settle_seconds: float = 45.0
     idle_seconds: float = 90.0
     starts: int = 3
@@ -52,6 +54,7 @@ class Scale:
 
 QUICK = Scale(
     rounds=2,
+    slow_rounds=1,
     slot_seconds=1.0,
     warmup_seconds=0.5,
     growth_rows=20_000,
@@ -65,6 +68,7 @@ QUICK = Scale(
     reads=30,
     fresh_events=2,
     fresh_pause_seconds=0.5,
+    pushed_events=2,
     idle_settle_seconds=1.0,
     idle_seconds=3.0,
     starts=1,

@@ -28,12 +28,32 @@ where
 """
 
 
+_RELATIONS = """
+select
+    case
+        when c.relkind = 'r' and c.relname like 'events%' then 'the events themselves'
+        when c.relname like 'events%' then 'indexes on events'
+        when c.relkind = 'r' then 'event_keys'
+        else 'the unique index on event_keys'
+    end as relation,
+    sum(pg_relation_size(c.oid))::float8 / (select count(*) from events)
+from pg_class as c
+where
+    c.relnamespace = 'public'::regnamespace
+    and c.relname like 'event%'
+    and c.relkind in ('r', 'i')
+    and c.relname not like 'event_conflicts%'
+group by relation
+order by 2 desc
+"""
+
+
 def growth(context: Context) -> list[Row]:
     """Ingest rate at 0 and at `growth_rows` rows, interleaved; WAL per event there; disk per event there."""
     scale = context.scale
     with context.database("small") as small_url, context.database("large") as large_url:
         _fill(large_url, scale.growth_rows, scale.growth_warmup_rows, scale.customers)
-        disk = _disk_per_event(large_url)
+        disk, relations = _disk_per_event(large_url)
         with api_server(context, small_url) as small, api_server(context, large_url) as large:
             drive(large.url, connections=CONNECTIONS, seconds=scale.warmup_seconds, events=EVENTS)
             slots = [
@@ -63,6 +83,10 @@ def growth(context: Context) -> list[Row]:
             1.5,
             note="the heap has the event's own columns only: no seq, xid, hashes",
         ),
+        *[
+            Row(bench="growth", what=f"disk per event: {name}", unit="bytes", system=series([size]))
+            for name, size in relations.items()
+        ],
     ]
 
 
@@ -117,11 +141,13 @@ def _wal_position(context: Context) -> float:
     return float(str(row[0]))
 
 
-def _disk_per_event(url: str) -> float:
+def _disk_per_event(url: str) -> tuple[float, dict[str, float]]:
+    """Bytes per event in all, and by relation."""
     with psycopg.connect(url) as connection:
         row = connection.execute(_DISK).fetchone()
+        relations = {str(name): float(size) for name, size in connection.execute(_RELATIONS)}
     assert row is not None
-    return float(row[0])
+    return float(row[0]), relations
 
 
 def _against_heap(what: str, ours: Series, heap: Series, bound: float, *, note: str) -> Row:

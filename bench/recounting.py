@@ -35,7 +35,7 @@ def late(context: Context) -> list[Row]:
     months: list[float] = []
     with open_pool(url) as pool:
         fold(pool)
-        for _ in range(scale.rounds):
+        for _ in range(scale.slow_rounds):
             add_late(url, events=scale.late_events, counters=scale.late_counters)
             folds.append(seconds_of(lambda: _fold_all(pool, scale.late_events)))
             months.append(seconds_of(lambda: _recount(pool, _DAYS)))
@@ -66,7 +66,7 @@ def recount(context: Context) -> list[Row]:
         reads: list[float] = []
         recounts: list[float] = []
         parts: list[dict[str, float]] = []
-        for _ in range(scale.rounds):
+        for _ in range(scale.slow_rounds):
             reads.append(seconds_of(lambda: _read(pool, _DAYS)))
             recounts.append(seconds_of(lambda: _recount(pool, _DAYS)))
             parts.append(_parts(pool))

@@ -1,6 +1,6 @@
-"""start, idle, freshness: the stack as `stripemeter up` runs it.
+"""start, idle, freshness, to-stripe: the stack as `stripemeter up` runs it.
 
-Belongs here: these three benches. Does not: starting stacks (`stack`).
+Belongs here: these four benches. Does not: starting stacks (`stack`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,21 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import psycopg
+from pydantic import SecretStr
 
 from bench.context import Context, say
 from bench.measure import Row, percentile, series, value_at_most
 from bench.proc import cpu_seconds, parent, pss_mb
 from bench.stack import Stack, has_emulator, stack
+from stripemeter.billing import open_sink
 from stripemeter.errors import Unavailable
+from stripemeter.pipeline import stripe_setup
+from stripemeter.runtime.settings import Settings
+from stripemeter.runtime.stack import EMULATOR_KEY
+from stripemeter.store.postgres import open_pool
 
 _FRESH_LIMIT_SECONDS = 120
+_PUSH_LIMIT_SECONDS = 300.0
 
 
 def start(context: Context) -> list[Row]:
@@ -113,6 +120,77 @@ def freshness(context: Context) -> list[Row]:
             ("max", max(seconds)),
         )
     ]
+
+
+def to_stripe(context: Context) -> list[Row]:
+    """POST one event for each of some bound customers at random moments; note when the push of each is accepted."""
+    scale = context.scale
+    chance = random.Random(42)
+    customers = [f"bound_{number:04d}" for number in range(scale.pushed_events)]
+    with stack(context) as running, psycopg.connect(running.record.database_url, autocommit=True) as connection:
+        _bind(running, customers)
+        posted: dict[str, float] = {}
+        arrived: dict[str, float] = {}
+        for customer in customers:
+            posted[customer] = time.monotonic()
+            _post(running.record.urls["api"], customer)
+            _note_accepted(connection, posted, arrived, seconds=chance.uniform(0, scale.fresh_pause_seconds * 4))
+        _note_accepted(connection, posted, arrived, seconds=_PUSH_LIMIT_SECONDS)
+    missing = [customer for customer in customers if customer not in arrived]
+    if missing:
+        raise Unavailable(f"{len(missing)} of {len(customers)} events were not at Stripe {_PUSH_LIMIT_SECONDS} s later")
+    seconds = [arrived[customer] - posted[customer] for customer in customers]
+    figures = (("p50", percentile(seconds, 50)), ("p95", percentile(seconds, 95)), ("max", max(seconds)))
+    return [
+        Row(
+            bench="to-stripe",
+            what=f"event to Stripe (the emulator) through Dagster, {figure} of {len(seconds)}",
+            unit="s",
+            system=series([value]),
+            budget=value_at_most(120) if figure == "p95" else None,
+            note="from before the POST until the push entry is accepted, asked every 100 ms; shadow mode",
+        )
+        for figure, value in figures
+    ]
+
+
+def _bind(running: Stack, customers: list[str]) -> None:
+    """Map the metric and bind every customer at the stack's emulator, as `stripemeter stripe map` and `bind` do."""
+    settings = Settings().model_copy(
+        update={
+            "stripe_test_secret_key": SecretStr(EMULATOR_KEY),
+            "stripe_api_base": running.record.urls["emulator"],
+        }
+    )
+    sink = open_sink(settings, mode="shadow")
+    now = datetime.now(UTC)
+    with open_pool(running.record.database_url, max_size=2) as pool:
+        stripe_setup.map_meter(
+            pool, sink, tenant_id="bench", meter="api_calls", event_name="api_calls", aggregation="sum", now=now
+        )
+        for customer in customers:
+            stripe_setup.bind(pool, sink, tenant_id="bench", customer_ref=customer, stripe_customer_id=None, now=now)
+
+
+def _note_accepted(
+    connection: psycopg.Connection[tuple[object, ...]],
+    posted: dict[str, float],
+    arrived: dict[str, float],
+    *,
+    seconds: float,
+) -> None:
+    """Watch the outbox for some seconds, or until everything posted was accepted."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for (customer,) in connection.execute(
+            "select customer_ref from push_entries where state in ('accepted', 'confirmed')"
+        ):
+            if str(customer) not in arrived:
+                arrived[str(customer)] = time.monotonic()
+                say(f"to-stripe: {arrived[str(customer)] - posted[str(customer)]:.1f} s")
+        if len(arrived) == len(posted) and seconds == _PUSH_LIMIT_SECONDS:
+            return
+        time.sleep(0.1)
 
 
 def _until_counted(running: Stack, connection: psycopg.Connection[tuple[object, ...]], customer: str) -> float:
