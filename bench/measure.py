@@ -8,6 +8,7 @@ system alternate, a ratio is taken within each round, and the median of those ra
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -159,4 +160,4 @@ def seconds_of(work: Callable[[], object]) -> float:
 def percentile(samples: Sequence[float], pct: float) -> float:
     """The sample below which `pct` percent lie (nearest rank)."""
     ordered = sorted(samples)
-    return ordered[min(len(ordered) - 1, max(0, round(pct / 100 * len(ordered) + 0.5) - 1))]
+    return ordered[max(0, math.ceil(pct / 100 * len(ordered)) - 1)]
