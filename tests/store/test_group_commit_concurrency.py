@@ -14,7 +14,7 @@ from stripemeter.pipeline.fold import fold
 from stripemeter.pipeline.ingest import GroupCommit
 from stripemeter.pipeline.prove import conservation, counters_equal_ledger
 from stripemeter.store.postgres import transaction
-from tests.laws.worlds import NOW, Fact, ledger_rows, parse, stored_counters
+from tests.laws.worlds import NOW, Fact, ingest_into, ledger_rows, parse, stored_counters
 
 WRITERS = 3
 KEYS = 120
@@ -99,3 +99,13 @@ def test_new_months_are_created_by_several_workers_at_once(pool: ConnectionPool,
     assert len(counted) == 16
     assert set(counted.values()) == {WRITERS}
     assert counters_equal_ledger(pool, sorted(counted)) == ()
+
+
+def test_keys_are_taken_in_one_order_by_everybody(pool: ConnectionPool, database_url: str) -> None:
+    """Ascending within a batch, whatever the order of arrival: batches that wait for each other cannot form a ring."""
+    with ingest_into(database_url) as ingest:
+        ingest.accept([Fact(key=str(n)) for n in range(200)])
+    with transaction(pool) as tx:
+        taken = [row[0] for row in tx.execute("select key_hash from event_keys order by ctid")]
+    assert len(taken) == 200
+    assert taken == sorted(taken)
