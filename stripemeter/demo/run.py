@@ -96,6 +96,7 @@ def run_demo(
                 tenant_id=tenant_id,
                 carrier=carrier,
                 truth=truth.filter(pl.col("customer_ref") == carrier),
+                year=(flights.first_day, flights.last_day),
                 first_at_stripe=first_at_stripe,
             )
             for carrier in stripe.customers
