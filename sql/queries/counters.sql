@@ -27,8 +27,8 @@ create temporary table incoming_counters (
 ) on commit drop;
 
 -- name: copy_incoming
--- Fills it from CSV.
-copy incoming_counters from stdin (format csv);
+-- Fills it.
+copy incoming_counters from stdin;
 
 -- name: analyze_incoming
 -- Tells the planner how many there are.

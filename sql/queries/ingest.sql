@@ -3,7 +3,7 @@
 
 -- name: accept_events
 -- Stores what is new of a batch, tallies all of it, answers the key hashes that were taken. Each column is one text,
--- its values joined by $12 and sorted by key_hash; no meta and no resource are '', a resource has '=' before it.
+-- its values joined by $13 and sorted by key_hash; no meta and no resource are '', a resource has '=' before it.
 with batch as (
     -- The casts stand here, not at the inserts: data Postgres refuses fails the whole statement even where its key is
     -- taken, so `quarantine_conflicts`, which runs after this one has committed, never meets it.
@@ -18,15 +18,16 @@ with batch as (
         b.ts::timestamptz as ts,
         nullif(b.meta, '')::jsonb as meta,
         b.idempotency_key,
-        b.source
+        b.source,
+        b.arrival::integer as arrival
     from
         unnest(
-            string_to_array($1, $12), string_to_array($2, $12), string_to_array($3, $12), string_to_array($4, $12),
-            string_to_array($5, $12), string_to_array($6, $12), string_to_array($7, $12), string_to_array($8, $12),
-            string_to_array($9, $12), string_to_array($10, $12), string_to_array($11, $12)
+            string_to_array($1, $13), string_to_array($2, $13), string_to_array($3, $13), string_to_array($4, $13),
+            string_to_array($5, $13), string_to_array($6, $13), string_to_array($7, $13), string_to_array($8, $13),
+            string_to_array($9, $13), string_to_array($10, $13), string_to_array($11, $13), string_to_array($12, $13)
         ) as b (
             key_hash, payload_hash, tenant_id, metric, customer_ref, resource_id,
-            quantity, ts, meta, idempotency_key, source
+            quantity, ts, meta, idempotency_key, source, arrival
         )
 ),
 
@@ -58,6 +59,8 @@ stored as (
         batch.meta
     from batch
     inner join fresh on batch.key_hash = fresh.key_hash
+    -- seq is the ledger order: within a request it follows the request, not the hashes.
+    order by batch.arrival
     returning tenant_id
 ),
 
@@ -73,12 +76,12 @@ tallied as (
     insert into ingest_tallies as t (tenant_id, received_on, writer, received, accepted, rejected)
     select
         arrived.tenant_id,
-        $16::date,
+        $17::date,
         pg_backend_pid(),
         arrived.received,
         coalesce(accepted.events, 0),
         arrived.rejected
-    from unnest($13::text[], $14::bigint[], $15::bigint[]) as arrived (tenant_id, received, rejected)
+    from unnest($14::text[], $15::bigint[], $16::bigint[]) as arrived (tenant_id, received, rejected)
     left join accepted on arrived.tenant_id = accepted.tenant_id
     on conflict (tenant_id, received_on, writer) do update
         set

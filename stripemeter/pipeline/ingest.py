@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import Enum
@@ -137,7 +137,7 @@ class GroupCommit:
                     self._disconnect()
                     _log.warning("ingest_interrupted", error=type(error).__name__, requests=len(batch))
                     _fail(batch, Unavailable("the ledger is not available: send the same request again"))
-                except Exception as error:  # the flusher outlives any batch; its waiters get the error
+                except Exception as error:  # noqa: BLE001 - the flusher outlives any batch; its waiters get the error
                     _fail(batch, error)
                 finally:
                     self._queued_events -= sum(len(waiting.events) for waiting in batch)
@@ -199,12 +199,13 @@ class GroupCommit:
                 else:
                     rejected[tenant] = rejected.get(tenant, 0) + 1
         # Sorted, or two workers with overlapping batches deadlock on each other's keys.
+        arrivals = {key: arrival for arrival, key in enumerate(first)}
         rows = sorted(first.values(), key=_by_key_hash)
         await self._ensure_months(connection, rows)
         tenants = sorted(received)
         found = await connection.fetch(
             self._queries["accept_events"],
-            *_joined(rows),
+            *_joined(rows, arrivals),
             tenants,
             [received[tenant] for tenant in tenants],
             [rejected.get(tenant, 0) for tenant in tenants],
@@ -315,7 +316,7 @@ def _columns(rows: Sequence[UsageEvent]) -> list[list[Any]]:
     ]
 
 
-def _joined(rows: Sequence[UsageEvent]) -> list[str]:
+def _joined(rows: Sequence[UsageEvent], arrivals: Mapping[bytes, int]) -> list[str]:
     """One text per column of `accept_events`, then the separator they are joined by.
 
     asyncpg spends five times as long on the elements of arrays: it asks of each whether it is a container.
@@ -332,6 +333,7 @@ def _joined(rows: Sequence[UsageEvent]) -> list[str]:
         [row.meta or "" for row in rows],
         [row.idempotency_key for row in rows],
         [row.source for row in rows],
+        [str(arrivals[row.key_hash]) for row in rows],
     )
     separator = _UNIT_SEPARATOR
     joined = [separator.join(column) for column in columns]

@@ -210,3 +210,11 @@ def test_an_abandoned_request_is_stored_or_not_but_never_twice(pool: ConnectionP
 
     asyncio.run(run())
     assert len(ledger_rows(pool, ["acme"])) == 2
+
+
+def test_events_of_one_request_keep_its_order_in_the_ledger(pool: ConnectionPool, ingest: Ingest) -> None:
+    """seq follows the request: of many events at one instant, `last` is the one that stands last."""
+    ingest.accept([Fact(key=f"k{number}", quantity=str(number)) for number in range(50)])
+    fold(pool)
+    with transaction(pool) as tx:
+        assert tx.execute("select quantity_last from counters").fetchall() == [(49,)]
