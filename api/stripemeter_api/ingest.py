@@ -93,7 +93,7 @@ class IngestRoute:
             return *_refusal(400, error.code, str(error), request_id, field=error.field, index=error.index), []
         except Unavailable as error:
             return *_refusal(503, error.code, str(error), request_id), [(b"retry-after", b"1")]
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the caller gets a 500 without internals, the log the rest
             _log.exception("ingest_failed", error=type(error).__name__, request_id=request_id)
             return *_refusal(500, "internal_error", "An internal server error occurred.", request_id), []
         _count(events, results)
