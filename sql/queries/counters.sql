@@ -31,8 +31,8 @@ create temporary table incoming_counters (
 copy incoming_counters from stdin;
 
 -- name: analyze_incoming
--- Tells the planner how many there are.
-analyze incoming_counters;
+-- Tells the planner how many there are; one column is enough for that, and a tenth of the work.
+analyze incoming_counters (day);
 
 -- name: merge_incoming
 -- Adds the incoming states to the counters. The same rules as `metering.aggregation`, column by column.
@@ -134,25 +134,45 @@ where
     );
 
 -- name: replace_day
--- Writes the incoming counters over those of the day; rows that are equal already are left as they are.
+-- Writes the incoming counters that differ over those of the day. Equal rows are left out by the join: `on conflict`
+-- would lock, and so write, each of them.
 insert into counters as c (
     tenant_id, customer_ref, meter, day, segment_start, event_count,
     quantity_sum, quantity_min, quantity_max, quantity_last, last_ts, last_seq
 )
 select
-    tenant_id,
-    customer_ref,
-    meter,
-    day,
-    segment_start,
-    event_count,
-    sum_whole + sum_fraction,
-    quantity_min,
-    quantity_max,
-    quantity_last,
-    last_ts,
-    last_seq
-from incoming_counters
+    i.tenant_id,
+    i.customer_ref,
+    i.meter,
+    i.day,
+    i.segment_start,
+    i.event_count,
+    i.sum_whole + i.sum_fraction,
+    i.quantity_min,
+    i.quantity_max,
+    i.quantity_last,
+    i.last_ts,
+    i.last_seq
+from incoming_counters as i
+left join counters as o
+    on
+        i.tenant_id = o.tenant_id
+        and i.customer_ref = o.customer_ref
+        and i.meter = o.meter
+        and i.segment_start = o.segment_start
+        and o.day = %(day)s
+where
+    (
+        o.event_count, o.quantity_sum, o.quantity_min, o.quantity_max, o.quantity_last, o.last_ts, o.last_seq
+    ) is distinct from (
+        i.event_count,
+        i.sum_whole + i.sum_fraction,
+        i.quantity_min,
+        i.quantity_max,
+        i.quantity_last,
+        i.last_ts,
+        i.last_seq
+    )
 on conflict (tenant_id, customer_ref, meter, day, segment_start) do update
     set
         event_count = excluded.event_count,
@@ -161,19 +181,7 @@ on conflict (tenant_id, customer_ref, meter, day, segment_start) do update
         quantity_max = excluded.quantity_max,
         quantity_last = excluded.quantity_last,
         last_ts = excluded.last_ts,
-        last_seq = excluded.last_seq
-    where
-    (
-        c.event_count, c.quantity_sum, c.quantity_min, c.quantity_max, c.quantity_last, c.last_ts, c.last_seq
-    ) is distinct from (
-        excluded.event_count,
-        excluded.quantity_sum,
-        excluded.quantity_min,
-        excluded.quantity_max,
-        excluded.quantity_last,
-        excluded.last_ts,
-        excluded.last_seq
-    );
+        last_seq = excluded.last_seq;
 
 -- name: touch_days
 -- Remembers that the fold wrote days; late events make a day dirty.

@@ -31,6 +31,7 @@ NUL = "\x00"
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 _Ref = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,4})?")
+_CANONICAL = re.compile(rb"(?:0|[1-9][0-9]{0,25})(?:\.[0-9]{0,11}[1-9])?")
 _DECIMAL_STRING = re.compile(rb'"-?[0-9]+(?:\.[0-9]+)?"')
 _PATH = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _INDEX = re.compile(r"^events\[(?P<index>\d+)\]")
@@ -164,7 +165,7 @@ def _parse_event(
 ) -> UsageEvent | RejectedEvent:
     quantity = _parse_quantity(bytes(event.quantity), index)
     try:
-        ts = event.ts.astimezone(UTC)
+        ts = event.ts if event.ts.tzinfo is UTC else event.ts.astimezone(UTC)
     except OverflowError as error:
         raise _invalid(index, "ts", "ts is outside the years 0001 to 9999 in UTC") from error
     meta = bytes(event.meta)
@@ -208,6 +209,8 @@ def _parse_event(
 
 
 def _parse_quantity(raw: bytes, index: int) -> str:
+    if _CANONICAL.fullmatch(raw):  # what nearly every event carries, and already the text it would become
+        return raw.decode("ascii")
     if not (_NUMBER.fullmatch(raw) or _DECIMAL_STRING.fullmatch(raw)):
         raise _invalid(
             index, "quantity", f'quantity must be a number or a decimal string like "1.5", not {_shown(raw)}'

@@ -16,6 +16,7 @@ from stripemeter.metering.aggregation import aggregate
 from stripemeter.metering.days import LATENESS_WINDOW
 from stripemeter.store import counter_days, counters, ledger
 from stripemeter.store.postgres import Tx, transaction
+from stripemeter.store.scan import open_scanner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,8 @@ def fold(pool: ConnectionPool, *, max_events: int = 200_000) -> FoldReport:
         if cut <= cursor.folded_below:  # another fold was quicker
             return NOTHING
         upper = ledger.bound_window(tx, lower=cursor.folded_below, upper=cut, max_events=max_events)
-        events = ledger.scan_window(pool, lower=cursor.folded_below, upper=upper)
+        with open_scanner(pool) as scanner:
+            events = scanner.scan_window(lower=cursor.folded_below, upper=upper)
         days = _write(tx, events)
         ledger.advance_cursor(tx, upper)
         return FoldReport(

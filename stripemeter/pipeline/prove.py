@@ -18,6 +18,7 @@ from stripemeter.store import counters, ledger
 from stripemeter.store.counters import CounterMismatch
 from stripemeter.store.ledger import FoldLag
 from stripemeter.store.postgres import transaction
+from stripemeter.store.scan import LedgerScanner, open_scanner
 from stripemeter.store.sql import load_queries
 
 
@@ -62,13 +63,17 @@ def counters_equal_ledger(pool: ConnectionPool, days: Sequence[date]) -> tuple[C
         InvariantBroken: the database was restored into another cluster.
     """
     mismatches: list[CounterMismatch] = []
-    for day in days:
-        with transaction(pool) as tx:
-            tx.execute(load_queries("counters")["read_one_snapshot"])
-            below = ledger.load_cursor(tx)
-            events = ledger.scan_day(pool, day, below=below)
-            mismatches += counters.compare_day(tx, day, aggregate(events))
+    with open_scanner(pool) as scanner:
+        for day in days:
+            mismatches += _compare_day(pool, scanner, day)
     return tuple(mismatches)
+
+
+def _compare_day(pool: ConnectionPool, scanner: LedgerScanner, day: date) -> list[CounterMismatch]:
+    with transaction(pool) as tx:
+        tx.execute(load_queries("counters")["read_one_snapshot"])
+        below = ledger.load_cursor(tx)
+        return counters.compare_day(tx, day, aggregate(scanner.scan_day(day, below=below)))
 
 
 def conservation(pool: ConnectionPool) -> tuple[TenantConservation, ...]:

@@ -15,6 +15,7 @@ from stripemeter.metering.aggregation import aggregate
 from stripemeter.store import counter_days, counters, ledger
 from stripemeter.store.counters import MeterTotal
 from stripemeter.store.postgres import transaction
+from stripemeter.store.scan import LedgerScanner, open_scanner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,18 +29,26 @@ class RecountedDay:
     meters: tuple[MeterTotal, ...]
 
 
-def recount_day(pool: ConnectionPool, day: date) -> RecountedDay:
+def recount_day(pool: ConnectionPool, day: date, *, scanner: LedgerScanner | None = None) -> RecountedDay:
     """Replace one UTC day's counters by what its folded events make; commits before it returns.
 
     Only events below the fold's cursor count, so the next fold adds the rest: recounting at any moment, any number
     of times, beside a running fold, leaves every total where it was. A failure is remembered against the day.
+
+    Args:
+        pool: the database.
+        day: the day.
+        scanner: reads the ledger; one of its own when None. Whoever recounts many days brings one for all.
 
     Raises:
         Unavailable: Postgres does not answer; nothing changed.
         InvariantBroken: the database was restored into another cluster.
     """
     try:
-        return _recount(pool, day)
+        if scanner is not None:
+            return _recount(pool, day, scanner)
+        with open_scanner(pool) as own:
+            return _recount(pool, day, own)
     except StripeMeterError as error:
         if not error.retryable:
             with transaction(pool) as tx:
@@ -47,13 +56,13 @@ def recount_day(pool: ConnectionPool, day: date) -> RecountedDay:
         raise
 
 
-def _recount(pool: ConnectionPool, day: date) -> RecountedDay:
+def _recount(pool: ConnectionPool, day: date, scanner: LedgerScanner) -> RecountedDay:
     with transaction(pool) as tx:
         counters.lock_days(tx, [day])
         # After the lock: a fold that held it has committed, and its cursor is visible to this statement.
         below = ledger.load_cursor(tx)
         version = counter_days.load_dirty_version(tx, day)
-        events = ledger.scan_day(pool, day, below=below)
+        events = scanner.scan_day(day, below=below)
         states = aggregate(events)
         changed = counters.replace_day(tx, day, states)
         counter_days.settle_day(tx, day, version)

@@ -16,6 +16,7 @@ from stripemeter.errors import StripeMeterError, Unavailable
 from stripemeter.pipeline.recount import RecountedDay, recount_day
 from stripemeter.store.counter_days import record_failed_recount
 from stripemeter.store.postgres import transaction
+from stripemeter.store.scan import LedgerScanner, open_scanner
 
 _log = structlog.get_logger(__name__)
 
@@ -34,17 +35,18 @@ def recount_days(pool: ConnectionPool, days: Iterable[date]) -> Iterator[Recount
     A failed recount is written down against its day (`counter_days.failed_recounts`) and the next day goes on. When not
     even that can be written Postgres is away, and the iteration ends with that day as its last.
     """
-    for day in days:
-        try:
-            yield _recount(pool, day)
-        except Unavailable as error:
-            yield FailedDay(day=day, message=str(error))
-            return
+    with open_scanner(pool) as scanner:
+        for day in days:
+            try:
+                yield _recount(pool, day, scanner)
+            except Unavailable as error:
+                yield FailedDay(day=day, message=str(error))
+                return
 
 
-def _recount(pool: ConnectionPool, day: date) -> RecountedDay | FailedDay:
+def _recount(pool: ConnectionPool, day: date, scanner: LedgerScanner) -> RecountedDay | FailedDay:
     try:
-        return recount_day(pool, day)
+        return recount_day(pool, day, scanner=scanner)
     except Exception as error:  # noqa: BLE001 - a poisoned day must not keep the others from theirs
         message = f"{type(error).__name__}: {error}"
         if not isinstance(error, StripeMeterError) or error.retryable:  # recount_day wrote the others down itself

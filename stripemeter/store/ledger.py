@@ -6,24 +6,15 @@ Belongs here: everything that reads `events` for counting, and the cursor over i
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-import polars as pl
-from adbc_driver_manager import Error as AdbcError
-from adbc_driver_postgresql import dbapi
-from psycopg_pool import ConnectionPool
-
-from stripemeter.errors import InvariantBroken, Unavailable
-from stripemeter.metering.days import day_bounds
-from stripemeter.metering.frames import LEDGER_EVENTS
-from stripemeter.store.postgres import Tx, database_url_of
+from stripemeter.errors import InvariantBroken
+from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
 
 _Q = load_queries("ledger")
-_SCAN = load_queries("scan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,26 +44,6 @@ class Arrivals:
     duplicates: int
     conflicts: int
     rejected: int
-
-
-def scan_window(pool: ConnectionPool, *, lower: int, upper: int) -> pl.DataFrame:
-    """Events of the xid window `[lower, upper)`, shape LEDGER_EVENTS. The window must lie below a cut.
-
-    Read on a connection of its own: rows below a cut are final, so every later snapshot shows the same.
-
-    Raises:
-        Unavailable: the server does not answer.
-    """
-    return _scan(pool, "scan_window", (str(lower), str(upper)))
-
-
-def scan_day(pool: ConnectionPool, day: date, *, below: int) -> pl.DataFrame:
-    """Events of one UTC day with xid below the fold's cursor, shape LEDGER_EVENTS.
-
-    Raises:
-        Unavailable: the server does not answer.
-    """
-    return _scan(pool, "scan_day", (*day_bounds(day), str(below)))
 
 
 def load_cut(tx: Tx) -> tuple[int, int]:
@@ -179,17 +150,6 @@ def _same_cluster(cursor: Cursor, system_identifier: int) -> Cursor:
             "writers and run `stripemeter counters restamp`"
         )
     return cursor
-
-
-def _scan(pool: ConnectionPool, name: str, parameters: tuple[object, ...]) -> pl.DataFrame:
-    try:
-        with closing(dbapi.connect(database_url_of(pool))) as connection, closing(connection.cursor()) as cursor:
-            cursor.execute(_SCAN[name], parameters)
-            frame = pl.DataFrame(cursor.fetch_arrow())
-    except AdbcError as error:
-        raise Unavailable(f"cannot read the ledger: {error}") from error
-    decimals = frame.with_columns(pl.col("quantity").str.to_decimal(scale=12))
-    return LEDGER_EVENTS.validate(decimals)
 
 
 def _one(tx: Tx, name: str, parameters: dict[str, Any]) -> tuple[Any, ...]:

@@ -28,10 +28,11 @@ def test_the_demo_fails_when_stripe_holds_something_else(stack: Stack) -> None:
     """One unit a stranger sent to Stripe: the demo names carrier and day, and exits with 1."""
     yesterday = datetime.now(UTC) - timedelta(days=1)
     with psycopg.connect(stack.database_url) as connection:
-        (customer,) = connection.execute(
+        bound = connection.execute(
             "select stripe_customer_id from customer_bindings where tenant_id = %s and customer_ref = 'HA'",
             (f"nycflights-{yesterday.date()}",),
-        ).fetchone() or ("",)
+        ).fetchone()
+    assert bound is not None, "the demo before this one bound every carrier"
 
     def send(value: str) -> None:
         answer = httpx2.post(
@@ -39,16 +40,19 @@ def test_the_demo_fails_when_stripe_holds_something_else(stack: Stack) -> None:
             headers={"authorization": "Bearer sk_test_emulator"},
             data={
                 "event_name": f"nycflights-{yesterday.date()}-departures",
-                "payload[stripe_customer_id]": customer,
+                "payload[stripe_customer_id]": bound[0],
                 "payload[value]": value,
                 "timestamp": str(int(yesterday.timestamp())),
                 "identifier": f"stranger {value}",
             },
         )
         assert answer.status_code == 200, answer.text
+        # Stripe takes events of customers it does not know, and drops them silently: this one must count.
+        ledger = httpx2.get(f"{stack.status()['urls']['emulator']}/_emu/ledger").json()
+        assert str(ledger).count(f"stranger {value}") == 1
 
     send("1")
     failed = stack.cli("demo", check=False, timeout_seconds=1200)
     send("-1")
-    assert failed.returncode == 1
+    assert failed.returncode == 1, failed.stdout
     assert f"DIFFERENT HA: departures: counters and Stripe on {yesterday.date()}" in failed.stdout

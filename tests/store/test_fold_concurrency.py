@@ -19,6 +19,7 @@ from stripemeter.pipeline.prove import conservation, counters_equal_ledger
 from stripemeter.pipeline.recount import recount_day
 from stripemeter.store import counters, ledger
 from stripemeter.store.postgres import connect, transaction
+from stripemeter.store.scan import open_scanner
 from tests.laws.worlds import Fact, ingest_into, stored_counters
 
 DAY = date(2026, 11, 23)
@@ -158,6 +159,7 @@ def test_a_naive_reader_beside_the_proof_would_differ(pool: ConnectionPool, data
     assert counters_equal_ledger(pool, [DAY]) == ()
     with transaction(pool) as tx:
         cut, _ = ledger.load_cut(tx)
-    everything = aggregate(ledger.scan_day(pool, DAY, below=cut))
+    with open_scanner(pool) as scanner:
+        everything = aggregate(scanner.scan_day(DAY, below=cut))
     with transaction(pool) as tx:
         assert len(counters.compare_day(tx, DAY, everything)) == 1

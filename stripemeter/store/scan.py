@@ -1,0 +1,77 @@
+"""The ledger read as frames, for counting: a window of transactions or a day.
+
+Belongs here: the Arrow connection these reads go through. Does not: cursors and locks (`store.ledger`), counting.
+
+Rows below a cut are final: every later snapshot shows the same ones. So these reads need no part in the transaction
+that uses them, and go through a driver that delivers columns, three times as fast as rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import date
+from typing import Any
+
+import polars as pl
+from adbc_driver_manager import Error as AdbcError
+from adbc_driver_postgresql import dbapi
+from psycopg_pool import ConnectionPool
+
+from stripemeter.errors import Unavailable
+from stripemeter.metering.days import day_bounds
+from stripemeter.metering.frames import LEDGER_EVENTS
+from stripemeter.store.postgres import database_url_of
+from stripemeter.store.sql import load_queries
+
+_Q = load_queries("scan")
+
+
+class LedgerScanner:
+    """Reads on one connection, opened by the first of them; opening costs more than most days. Not for two threads."""
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+        self._connection: Any = None
+
+    def scan_window(self, *, lower: int, upper: int) -> pl.DataFrame:
+        """Events of the xid window `[lower, upper)`, shape LEDGER_EVENTS. The window must lie below a cut.
+
+        Raises:
+            Unavailable: the server does not answer.
+        """
+        return self._scan("scan_window", (str(lower), str(upper)))
+
+    def scan_day(self, day: date, *, below: int) -> pl.DataFrame:
+        """Events of one UTC day with xid below the fold's cursor, shape LEDGER_EVENTS.
+
+        Raises:
+            Unavailable: the server does not answer.
+        """
+        return self._scan("scan_day", (*day_bounds(day), str(below)))
+
+    def close(self) -> None:
+        """Let the connection go; a later read opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _scan(self, name: str, parameters: tuple[object, ...]) -> pl.DataFrame:
+        try:
+            if self._connection is None:
+                self._connection = dbapi.connect(self._database_url)
+            with closing(self._connection.cursor()) as cursor:
+                cursor.execute(_Q[name], parameters)
+                frame = pl.DataFrame(cursor.fetch_arrow())
+            self._connection.rollback()  # the next read sees what is committed by then
+        except AdbcError as error:
+            self.close()
+            raise Unavailable(f"cannot read the ledger: {error}") from error
+        return LEDGER_EVENTS.validate(frame.with_columns(pl.col("quantity").str.to_decimal(scale=12)))
+
+
+@contextmanager
+def open_scanner(pool: ConnectionPool) -> Iterator[LedgerScanner]:
+    """A scanner of the pool's database, closed at the end of the block."""
+    with closing(LedgerScanner(database_url_of(pool))) as scanner:
+        yield scanner
