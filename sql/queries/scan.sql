@@ -31,3 +31,22 @@ where
     ts >= $1
     and ts < $2
     and xid < $3::xid8;
+
+-- name: scan_counters
+-- The counters of day $1, shape COUNTERS but for the sum: whole units and fraction of the stored one, as text.
+select
+    tenant_id,
+    customer_ref,
+    meter,
+    day,
+    segment_start,
+    event_count,
+    trunc(quantity_sum)::text as sum_whole,
+    (quantity_sum - trunc(quantity_sum))::text as sum_fraction,
+    quantity_min::text as quantity_min,
+    quantity_max::text as quantity_max,
+    quantity_last::text as quantity_last,
+    last_ts,
+    last_seq
+from counters
+where day = $1;

@@ -1,6 +1,7 @@
 """The ledger read as frames, for counting: a window of transactions or a day.
 
-Belongs here: the Arrow connection these reads go through. Does not: cursors and locks (`store.ledger`), counting.
+Belongs here: the Arrow connection these reads go through, and comparing counters with what it reads. Does not: cursors
+and locks (`store.ledger`), counting.
 
 Rows below a cut are final: every later snapshot shows the same ones. So these reads need no part in the transaction
 that uses them, and go through a driver that delivers columns, three times as fast as rows.
@@ -20,7 +21,7 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import Unavailable
 from stripemeter.metering.days import day_bounds
-from stripemeter.metering.frames import LEDGER_EVENTS
+from stripemeter.metering.frames import GROUP, LEDGER_EVENTS
 from stripemeter.store.postgres import database_url_of
 from stripemeter.store.sql import load_queries
 
@@ -50,6 +51,19 @@ class LedgerScanner:
         """
         return self._scan("scan_day", (*day_bounds(day), str(below)))
 
+    def holds_counters(self, day: date, states: pl.DataFrame) -> bool:
+        """Whether the stored counters of a day are exactly these (shape COUNTERS). The day must be locked.
+
+        Raises:
+            Unavailable: the server does not answer.
+        """
+        stored = self._fetch("scan_counters", (day,))
+        decimals = {name: kind for name, kind in states.schema.items() if isinstance(kind, pl.Decimal)}
+        typed = stored.with_columns(
+            pl.col(name).str.to_decimal(scale=kind.scale or 0) for name, kind in decimals.items()
+        )
+        return typed.cast(states.schema).sort(GROUP).equals(_carried(states).sort(GROUP))
+
     def close(self) -> None:
         """Let the connection go; a later read opens another."""
         connection, self._connection = self._connection, None
@@ -57,6 +71,10 @@ class LedgerScanner:
             connection.close()
 
     def _scan(self, name: str, parameters: tuple[object, ...]) -> pl.DataFrame:
+        frame = self._fetch(name, parameters)
+        return LEDGER_EVENTS.validate(frame.with_columns(pl.col("quantity").str.to_decimal(scale=12)))
+
+    def _fetch(self, name: str, parameters: tuple[object, ...]) -> pl.DataFrame:
         try:
             if self._connection is None:
                 self._connection = dbapi.connect(self._database_url)
@@ -67,7 +85,7 @@ class LedgerScanner:
         except AdbcError as error:
             self.close()
             raise Unavailable(f"cannot read the ledger: {error}") from error
-        return LEDGER_EVENTS.validate(frame.with_columns(pl.col("quantity").str.to_decimal(scale=12)))
+        return frame
 
 
 @contextmanager
@@ -75,3 +93,11 @@ def open_scanner(pool: ConnectionPool) -> Iterator[LedgerScanner]:
     """A scanner of the pool's database, closed at the end of the block."""
     with closing(LedgerScanner(database_url_of(pool))) as scanner:
         yield scanner
+
+
+def _carried(states: pl.DataFrame) -> pl.DataFrame:
+    """The states with whole units carried out of the sum's fraction, as Postgres takes a sum apart."""
+    carry = pl.col("sum_fraction").floor()
+    return states.with_columns(
+        sum_whole=pl.col("sum_whole") + carry.cast(pl.Decimal(38, 0)), sum_fraction=pl.col("sum_fraction") - carry
+    ).cast(states.schema)
