@@ -50,3 +50,23 @@ select
     last_seq
 from counters
 where day = $1;
+
+-- name: scan_archive_day
+-- As scan_day, every column that means something outside this cluster (xid does not).
+select
+    tenant_id,
+    metric,
+    customer_ref,
+    ts,
+    seq,
+    quantity::text as quantity,
+    received_at,
+    source,
+    idempotency_key,
+    resource_id,
+    meta::text as meta
+from events
+where
+    ts >= $1
+    and ts < $2
+    and xid < $3::xid8;

@@ -28,7 +28,7 @@ def fold() -> None:
     """Count every committed event that is not counted yet. A running stack does it every few seconds by itself."""
     from stripemeter.pipeline.fold import fold as fold_events
 
-    with _pool() as pool:
+    with database_pool() as pool:
         report = fold_events(pool)
         typer.echo(f"folded {report.events} events into {len(report.days)} days")
         while report.has_more:
@@ -51,7 +51,7 @@ def recount(
     Asks the running stack's Dagster, so that the run appears in its UI, and shows the progress. Each day is committed
     by itself. Exit 1 when any day failed; the others are done nevertheless.
     """
-    wanted = _parse_days(days or [], first, last)
+    wanted = parse_days(days or [], first, last)
     failed = _recount_here(wanted) if local else _recount_in_dagster(wanted)
     if failed:
         raise typer.Exit(1)
@@ -65,7 +65,7 @@ def restamp(*, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] =
 
     if not yes:
         typer.confirm("Rewrite every ledger row's transaction id? Nothing may write meanwhile", abort=True)
-    with _pool() as pool, transaction(pool) as tx:
+    with database_pool() as pool, transaction(pool) as tx:
         restamp_ledger(tx)
     typer.echo("done: the fold goes on where it was")
 
@@ -74,7 +74,7 @@ def _recount_here(days: Iterable[date]) -> bool:
     from stripemeter.pipeline.recount_days import FailedDay, recount_days
 
     failed = False
-    with _pool() as pool:
+    with database_pool() as pool:
         for outcome in recount_days(pool, days):
             if isinstance(outcome, FailedDay):
                 failed = True
@@ -117,7 +117,12 @@ def contiguous(days: Iterable[date]) -> Iterator[tuple[date, date]]:
     return zip(firsts, lasts, strict=True)
 
 
-def _parse_days(days: list[str], first: str | None, last: str | None) -> list[date]:
+def parse_days(days: list[str], first: str | None, last: str | None) -> list[date]:
+    """The days named one by one or as a range, ascending, each once.
+
+    Raises:
+        InvalidInput: none, half a range, not a date, or a day that has not begun.
+    """
     from stripemeter.metering.days import days_between, parse_day
 
     parsed = {parse_day(day) for day in days}
@@ -144,7 +149,8 @@ def _dagster_url() -> str:
 
 
 @contextmanager
-def _pool() -> Iterator[ConnectionPool]:
+def database_pool() -> Iterator[ConnectionPool]:
+    """A pool on the database the settings or the running stack name."""
     from stripemeter.runtime.database import current_database_url
     from stripemeter.runtime.settings import load_settings
     from stripemeter.store.postgres import open_pool

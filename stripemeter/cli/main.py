@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import stripemeter
-from stripemeter.cli import counters, database, demo, doctor, logs, stack, stripe
+from stripemeter.cli import counters, database, demo, doctor, lake, logs, stack, stripe
 from stripemeter.errors import StripeMeterError
 
 app = typer.Typer(
@@ -31,7 +31,9 @@ app.command("logs")(logs.logs)
 app.command("doctor")(doctor.doctor)
 app.command("migrate")(database.migrate)
 app.command("demo")(demo.demo)
+app.command("query")(lake.query)
 app.add_typer(counters.app, name="counters")
+app.add_typer(lake.app, name="lake")
 app.add_typer(stripe.app, name="stripe")
 
 

@@ -52,3 +52,23 @@ COUNTERS = pa.DataFrameSchema(
     name="counters",
 )
 """One row per counter; `sum_whole + sum_fraction` is the sum (see `aggregation`)."""
+
+ARCHIVED_EVENTS = pa.DataFrameSchema(
+    {
+        "tenant_id": pa.Column(pl.String),
+        "metric": pa.Column(pl.String),
+        "customer_ref": pa.Column(pl.String),
+        "ts": pa.Column(INSTANT),
+        "seq": pa.Column(pl.Int64, unique=True),
+        "quantity": pa.Column(QUANTITY),
+        "received_at": pa.Column(INSTANT),
+        "source": pa.Column(pl.String),
+        "idempotency_key": pa.Column(pl.String),
+        "resource_id": pa.Column(pl.String, nullable=True),
+        "meta": pa.Column(pl.String, nullable=True),
+    },
+    strict=True,
+    ordered=True,
+    name="archived_events",
+)
+"""One row per event of one day as the lake keeps it, any order; meta as JSON text."""

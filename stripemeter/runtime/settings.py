@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(default=None, validation_alias=AliasChoices("DATABASE_URL", "database_url"))
     postgres_bin: Path | None = Field(default=None, validation_alias=AliasChoices("STRIPEMETER_POSTGRES_BIN"))
+    lake: str | None = Field(default=None, validation_alias=AliasChoices("STRIPEMETER_LAKE"))
     log_level: str = Field(default="info", validation_alias=AliasChoices("STRIPEMETER_LOG_LEVEL", "LOG_LEVEL"))
 
     stripe_secret_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("STRIPE_SECRET_KEY"))
@@ -65,6 +66,11 @@ class Settings(BaseSettings):
     def state(self) -> Path:
         """The state directory, absolute."""
         return self.home.expanduser().resolve()
+
+    @property
+    def lake_location(self) -> str:
+        """Where the Parquet lake is: `lake/` of the state directory unless set."""
+        return self.lake or str(self.state / "lake")
 
     @property
     def wants_emulator(self) -> bool:

@@ -21,7 +21,7 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import Unavailable
 from stripemeter.metering.days import day_bounds
-from stripemeter.metering.frames import GROUP, LEDGER_EVENTS
+from stripemeter.metering.frames import ARCHIVED_EVENTS, GROUP, LEDGER_EVENTS
 from stripemeter.store.postgres import database_url_of
 from stripemeter.store.sql import load_queries
 
@@ -41,7 +41,7 @@ class LedgerScanner:
         Raises:
             Unavailable: the server does not answer.
         """
-        return self._scan("scan_window", (str(lower), str(upper)))
+        return LEDGER_EVENTS.validate(self._scan("scan_window", (str(lower), str(upper))))
 
     def scan_day(self, day: date, *, below: int) -> pl.DataFrame:
         """Events of one UTC day with xid below the fold's cursor, shape LEDGER_EVENTS.
@@ -49,7 +49,15 @@ class LedgerScanner:
         Raises:
             Unavailable: the server does not answer.
         """
-        return self._scan("scan_day", (*day_bounds(day), str(below)))
+        return LEDGER_EVENTS.validate(self._scan("scan_day", (*day_bounds(day), str(below))))
+
+    def scan_archive_day(self, day: date, *, below: int) -> pl.DataFrame:
+        """As `scan_day`, with everything an event carries; shape ARCHIVED_EVENTS, any order.
+
+        Raises:
+            Unavailable: the server does not answer.
+        """
+        return ARCHIVED_EVENTS.validate(self._scan("scan_archive_day", (*day_bounds(day), str(below))))
 
     def holds_counters(self, day: date, states: pl.DataFrame) -> bool:
         """Whether the stored counters of a day are exactly these (shape COUNTERS). The day must be locked.
@@ -71,8 +79,7 @@ class LedgerScanner:
             connection.close()
 
     def _scan(self, name: str, parameters: tuple[object, ...]) -> pl.DataFrame:
-        frame = self._fetch(name, parameters)
-        return LEDGER_EVENTS.validate(frame.with_columns(pl.col("quantity").str.to_decimal(scale=12)))
+        return self._fetch(name, parameters).with_columns(pl.col("quantity").str.to_decimal(scale=12))
 
     def _fetch(self, name: str, parameters: tuple[object, ...]) -> pl.DataFrame:
         try:

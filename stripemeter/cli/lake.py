@@ -1,0 +1,125 @@
+"""`stripemeter lake` and `stripemeter query`: closed days as Parquet files, and questions to them.
+
+Belongs here: options, forms of an answer, exit statuses. Does not: archiving (`pipeline.archive`), DuckDB
+(`store.lake_query`).
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stripemeter.cli.counters import database_pool, parse_days
+
+if TYPE_CHECKING:
+    from stripemeter.store.lake import LocalLake
+    from stripemeter.store.lake_query import Answer
+
+app = typer.Typer(help="Archive days as Parquet files, prove them.", no_args_is_help=True)
+
+_Days = Annotated[list[str] | None, typer.Argument(help="Days, YYYY-MM-DD (UTC).", show_default=False)]
+_First = Annotated[str | None, typer.Option("--from", help="First day, YYYY-MM-DD (UTC).", show_default=False)]
+_Last = Annotated[str | None, typer.Option("--to", help="Last day, included.", show_default=False)]
+
+
+class Form(Enum):
+    """How an answer is written."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+@app.command()
+def archive(days: _Days = None, first: _First = None, last: _Last = None) -> None:
+    """Write days to the lake, in this process. Closed days are archived every night by themselves."""
+    from stripemeter.pipeline.archive import FailedArchive, archive_days
+
+    failed = False
+    with database_pool() as pool:
+        for outcome in archive_days(pool, _lake(), parse_days(days or [], first, last)):
+            if isinstance(outcome, FailedArchive):
+                failed = True
+                typer.echo(f"{outcome.day}: FAILED, {outcome.message}", err=True)
+            else:
+                typer.echo(f"{outcome.day}: {outcome.events} events, {outcome.counters} counters")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(days: _Days = None, first: _First = None, last: _Last = None) -> None:
+    """Compare archived days with Postgres: every byte with the manifest, recounts with the counters."""
+    from stripemeter.pipeline.archive import prove_days
+
+    with database_pool() as pool:
+        proof = prove_days(pool, _lake(), parse_days(days or [], first, last))
+    for mismatch in proof.mismatches:
+        typer.echo(f"{mismatch.day}: {mismatch.problem}", err=True)
+    typer.echo(f"proven: {len(proof.proven)}, stale: {len(proof.stale)}, wrong: {len(proof.mismatches)}")
+    if proof.mismatches:
+        raise typer.Exit(1)
+
+
+def query(
+    question: Annotated[str, typer.Argument(help="SQL over the views events, counters, daily_usage.")],
+    form: Annotated[Form, typer.Option("--format", help="How the answer is written.")] = Form.TABLE,
+) -> None:
+    """Ask the lake in DuckDB's SQL, read-only: `stripemeter query "select * from daily_usage"`.
+
+    Decimals are exact in every form; in JSON they are strings, as everywhere in the API.
+    """
+    from stripemeter.store.lake_query import query_lake
+
+    answer = query_lake(_lake(), question)
+    match form:
+        case Form.TABLE:
+            _write_table(answer)
+        case Form.CSV:
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(answer.columns)
+            writer.writerows([_text(cell) for cell in row] for row in answer.rows)
+        case Form.JSON:
+            _write_json(answer)
+
+
+def _write_table(answer: Answer) -> None:
+    rows = [list(answer.columns), *([_text(cell) for cell in row] for row in answer.rows)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(answer.columns))]
+    rows.insert(1, ["-" * width for width in widths])
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _write_json(answer: Answer) -> None:
+    import msgspec
+
+    rows = [dict(zip(answer.columns, map(_plain, row), strict=True)) for row in answer.rows]
+    typer.echo(msgspec.json.encode(rows).decode())
+
+
+def _text(cell: object) -> str:
+    return "" if cell is None else str(_plain(cell))
+
+
+def _plain(cell: Any) -> Any:  # noqa: ANN401 - whatever type a question yields
+    match cell:
+        case Decimal():
+            return f"{cell:f}"
+        case datetime():
+            return cell.isoformat()
+        case _:
+            return cell
+
+
+def _lake() -> LocalLake:
+    from stripemeter.runtime.settings import load_settings
+    from stripemeter.store.lake import open_lake
+
+    return open_lake(load_settings().lake_location)
