@@ -11,20 +11,27 @@ from typing import Any
 import dagster as dg
 
 from stripemeter_assets import triggers
-from stripemeter_assets.assets import counters, events, pushes, reconciliations
-from stripemeter_assets.resources import PostgresResource, StripeResource
+from stripemeter_assets.assets import archive, counters, events, pushes, reconciliations
+from stripemeter_assets.resources import LakeResource, PostgresResource, StripeResource
 
 
 def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """The code location, with the environment's resources or those given (`postgres`, `stripe`)."""
+    """The code location, with the environment's resources or those given (`postgres`, `stripe`, `lake`)."""
     return dg.Definitions(
-        assets=[events.events, counters.counters, pushes.pushes, reconciliations.reconciliations],
+        assets=[
+            events.events,
+            counters.counters,
+            archive.event_archive,
+            pushes.pushes,
+            reconciliations.reconciliations,
+        ],
         asset_checks=[
             events.events_arrive,
             counters.counters_equal_ledger,
             counters.conservation,
             counters.late_days_settled,
             counters.fold_is_current,
+            archive.lake_equals_ledger,
             reconciliations.stripe_equals_local,
         ],
         jobs=[
@@ -33,6 +40,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             triggers.reconcile,
             triggers.watch,
             triggers.prove,
+            triggers.archive,
             triggers.housekeeping,
         ],
         sensors=[triggers.fold_events, triggers.late_days, triggers.unpushed_usage],
@@ -40,10 +48,15 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             triggers.hourly_reconciliation,
             triggers.hourly_watch,
             triggers.nightly_proof,
+            triggers.nightly_archive,
             triggers.daily_housekeeping,
         ],
-        resources=resources
-        or {"postgres": PostgresResource(database_url=dg.EnvVar("DATABASE_URL")), "stripe": StripeResource()},
+        resources={
+            "postgres": PostgresResource(database_url=dg.EnvVar("DATABASE_URL")),
+            "stripe": StripeResource(),
+            "lake": LakeResource(),
+            **(resources or {}),
+        },
         # Runs share the machine with the API, and Celery's prefork workers may not have children of their own.
         executor=dg.in_process_executor,
     )

@@ -15,10 +15,12 @@ from typing import Any
 import dagster as dg
 import pandera.polars as pa
 
+from stripemeter.pipeline.archive import FailedArchive, LakeProof
 from stripemeter.pipeline.fold import FoldReport
 from stripemeter.pipeline.push import PushReport
 from stripemeter.pipeline.recount import RecountedDay
 from stripemeter.pipeline.recount_days import FailedDay
+from stripemeter.store.archived_days import ArchivedDay
 from stripemeter.store.counters import CounterMismatch
 from stripemeter.store.ledger import FoldLag
 from stripemeter_assets.verdicts import StripeVerdicts
@@ -130,6 +132,49 @@ def failed_days(days: Sequence[date], outcomes: Sequence[RecountedDay | FailedDa
     return (
         f"{len(failed)} of {len(days)} days failed; {len(outcomes) - len(failed)} were recounted and are committed, "
         f"{len(days) - len(outcomes)} were not attempted\n{lines}"
+    )
+
+
+def archived(day: ArchivedDay) -> dict[str, Any]:
+    """What an operator sees of an archived day; equal hashes say that nothing changed since the last time."""
+    return {
+        "events": day.events,
+        "counters": day.counters,
+        "events_sha256": day.events_sha256,
+        "counters_sha256": day.counters_sha256,
+        "dagster/partition_row_count": day.events,
+    }
+
+
+def archived_materialization(day: ArchivedDay) -> dg.AssetMaterialization:
+    """The same as an event of its own, for a day of a run that failed on another."""
+    return dg.AssetMaterialization("event_archive", partition=day.day.isoformat(), metadata=archived(day))
+
+
+def archive_progress(outcome: ArchivedDay | FailedArchive) -> str:
+    """One line per day for a run's log."""
+    match outcome:
+        case ArchivedDay():
+            return f"{outcome.day}: {outcome.events} events, {outcome.counters} counters archived"
+        case FailedArchive():
+            return f"{outcome.day}: FAILED, {outcome.message}"
+
+
+def failed_archives(days: Sequence[date], outcomes: Sequence[ArchivedDay | FailedArchive]) -> str:
+    """Names the days that are not archived, with their reasons."""
+    failed = [outcome for outcome in outcomes if isinstance(outcome, FailedArchive)]
+    lines = "\n".join(f"- {outcome.day}: {outcome.message}" for outcome in failed)
+    return (
+        f"{len(failed)} of {len(days)} days failed; {len(outcomes) - len(failed)} were archived, "
+        f"{len(days) - len(outcomes)} were not attempted\n{lines}"
+    )
+
+
+def lake_verdict(proof: LakeProof) -> str:
+    """How many days are proven, stale or wrong, in one line."""
+    return (
+        f"archived days equal to Postgres: {len(proof.proven)}; changed since, to be archived again: "
+        f"{len(proof.stale)}; wrong: {len(proof.mismatches)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the glue borrows from outside: Postgres and Stripe.
+"""What the glue borrows from outside: Postgres, the lake and Stripe.
 
 Belongs here: turning configuration into a pool and a sink, once per process. Does not: queries, calls to Stripe.
 """
@@ -16,6 +16,7 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.billing import BillingSink, open_sinks
 from stripemeter.runtime.settings import load_settings
+from stripemeter.store.lake import LocalLake, open_lake
 from stripemeter.store.postgres import Tx, open_pool, transaction
 
 _POOL_SIZE = 4
@@ -36,6 +37,17 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # it
     def transaction(self) -> AbstractContextManager[Tx]:
         """One transaction: commits at the end of the block, rolls back on any error."""
         return transaction(self.pool)
+
+
+class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Where archived days lie; without a location, where the settings say."""
+
+    location: str = ""
+
+    @property
+    def lake(self) -> LocalLake:
+        """The lake; nothing is opened."""
+        return open_lake(self.location or load_settings().lake_location)
 
 
 class StripeResource(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 
 from stripemeter.metering.days import next_month
+from stripemeter.pipeline.archive import unarchived_days
 from stripemeter.pipeline.fold import fold
 from stripemeter.pipeline.push import has_unpushed_usage
 from stripemeter.store.counter_days import dirty_days, stuck_days
@@ -28,6 +29,8 @@ QUIET_SECONDS = 60
 """How long late events must have stopped arriving for a day, so that a burst becomes one recount."""
 DIRTY_LIMIT = 4000
 """Eleven years of days: an import may dirty them all, and they still share a few runs."""
+ARCHIVE_LIMIT = 800
+"""Two years of days: a long import is archived in a few nights, and no night's run holds the machine for hours."""
 PUSH_PAUSE = timedelta(minutes=5)
 """How long nothing is requested after a push run failed as a whole."""
 
@@ -71,6 +74,12 @@ prove = dg.define_asset_job(
     "prove",
     selection=dg.AssetSelection.checks_for_assets("counters"),
     description="Prove every open day's counters against the ledger.",
+    tags=SCHEDULED,
+)
+archive = dg.define_asset_job(
+    "archive",
+    selection=dg.AssetSelection.assets("event_archive"),
+    description="Write closed days to the lake and prove the archived open days.",
     tags=SCHEDULED,
 )
 
@@ -142,6 +151,21 @@ def hourly_reconciliation(postgres: PostgresResource) -> dg.RunRequest | dg.Skip
     return dg.RunRequest() if is_mapped else dg.SkipReason("no meter is mapped to Stripe")
 
 
+@dg.schedule(job=archive, cron_schedule="11 3 * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
+def nightly_archive(
+    context: dg.ScheduleEvaluationContext, postgres: PostgresResource
+) -> list[dg.RunRequest] | dg.SkipReason:
+    """Ask for every closed day that the lake lacks or holds in an older state: a few ranges, never a run per day.
+
+    Like `late_days` it looks at what is and remembers nothing, so what failed is asked for again the next night.
+    """
+    busy = _days_in_flight(context.instance)
+    unarchived = unarchived_days(postgres.pool, now=datetime.now(UTC), limit=ARCHIVE_LIMIT)
+    wanted = {day for day in unarchived if has_partition(day)} - busy
+    ranges = covering_ranges(wanted, avoiding=busy)
+    return [dg.RunRequest(tags=tags_for(days)) for days in ranges] or dg.SkipReason("the lake has every closed day")
+
+
 hourly_watch = dg.ScheduleDefinition(
     name="hourly_watch", job=watch, cron_schedule="37 * * * *", default_status=dg.DefaultScheduleStatus.RUNNING
 )
@@ -166,5 +190,6 @@ def _failed_since(instance: dg.DagsterInstance, job_name: str, since: datetime) 
 
 
 def _days_in_flight(instance: dg.DagsterInstance) -> set[date]:
-    # Any partitioned run, an operator's too: only `counters` has partitions.
+    # Any partitioned run, an operator's too. A day being archived waits for its recount, and the other way round: the
+    # level is still there when the run has ended.
     return {day for run in instance.get_runs(dg.RunsFilter(statuses=IN_FLIGHT)) for day in days_of(run.tags)}

@@ -10,11 +10,17 @@ import dagster as dg
 
 from stripemeter_assets.definitions import defs
 
-ASSETS = {"events": "ledger", "counters": "metering", "pushes": "billing", "reconciliations": "billing"}
+ASSETS = {
+    "events": "ledger",
+    "counters": "metering",
+    "event_archive": "ledger",
+    "pushes": "billing",
+    "reconciliations": "billing",
+}
 
 
 def test_the_assets_are_the_pipeline() -> None:
-    """Four tables in the order usage flows, each owned, grouped and named after its table."""
+    """Tables in the order usage flows and the lake beside them, each owned, grouped and named."""
     specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
     assert {name: spec.group_name for name, spec in specs.items()} == ASSETS
     assert all(spec.owners == ["team:billing"] and spec.kinds and spec.description for spec in specs.values())
@@ -22,6 +28,7 @@ def test_the_assets_are_the_pipeline() -> None:
     assert upstream == {
         "events": [],
         "counters": ["events"],
+        "event_archive": ["events", "counters"],
         "pushes": ["counters"],
         "reconciliations": ["pushes"],
     }
