@@ -6,6 +6,7 @@
     ├── NotFound            no such thing for this tenant
     ├── Conflict            it clashes with what is already recorded
     ├── Unavailable         a dependency is down or full: nothing happened, try again
+    │   └── TookTooLong     answering was given up after the time allowed: ask for less
     ├── StripeRejected      Stripe answered no: definitively not recorded there
     ├── OutcomeUnknown      it may have happened: read back before any retry
     └── InvariantBroken     our bug, or somebody edited our tables: stop and page
@@ -74,6 +75,12 @@ class Unavailable(StripeMeterError):
     def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class TookTooLong(Unavailable):
+    """Answering was given up after the time allowed; `message` says what to ask for instead, and callers see it."""
+
+    code = "took_too_long"
 
 
 class StripeRejected(StripeMeterError):

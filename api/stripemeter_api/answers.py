@@ -8,6 +8,7 @@ float. An instant is RFC 3339 in UTC with `Z`; microseconds (six digits) are wri
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -47,3 +48,19 @@ def stored_json(text: str | None) -> msgspec.Raw | None:
 def instant(at: datetime) -> str:
     """An aware instant as RFC 3339 in UTC: `2026-11-23T10:00:00Z`, `2026-11-23T10:00:00.000001Z`."""
     return at.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
+
+
+def csv_lines(header: Sequence[str], rows: Iterable[Sequence[str | None]]) -> str:
+    """RFC 4180: CRLF after every line, quotes where needed; None is empty, an empty text is `""`.
+
+    Source: RFC 4180, 2. Texts are passed on as they are: a spreadsheet may read one that starts with `=` as a formula.
+    """
+    return "".join(f"{','.join(map(_csv_field, line))}\r\n" for line in (header, *rows))
+
+
+def _csv_field(text: str | None) -> str:
+    if text is None:
+        return ""
+    if text == "" or any(special in text for special in ',"\r\n'):
+        return '"' + text.replace('"', '""') + '"'
+    return text

@@ -240,6 +240,37 @@ class HistoryAnswer(Document):
     freshness: FreshnessDocument
 
 
+class QueryPoint(Document):
+    """Usage of one window of one group; null where min, max, last or avg has no event to speak of."""
+
+    start: datetime
+    end: datetime = Field(description="The start of the next window: half-open.")
+    local_start: str = Field(
+        description="`start` on the clock of the time zone, with its offset: the hour an autumn night repeats is two.",
+        examples=["2026-10-25T00:00:00+02:00"],
+    )
+    group: str | None = Field(description="Value of `groupBy`; null where events have none, or nothing is grouped by.")
+    value: Quantity | None = Field(description="What the aggregation makes of the events.")
+    count: int = Field(description="Events.")
+    sum: Quantity = Field(description="Sum of their quantities, exact.")
+
+
+class QueryAnswer(Document):
+    """Every window of every group, by window, then group."""
+
+    metric: str
+    window: Literal["minute", "hour", "day", "week", "month"]
+    time_zone: str
+    group_by: str | None
+    aggregation: Literal["sum", "count", "min", "max", "last", "avg", "unique"]
+    unique_of: Literal["customerRef", "resourceId"] | None
+    as_of: datetime | None
+    period: Period
+    usage: list[QueryPoint]
+    read_from: Literal["counters", "ledger"] = Field(description="Which of the two answered; the numbers are the same.")
+    freshness: FreshnessDocument
+
+
 class HealthAnswer(Document):
     """The process answers."""
 

@@ -180,6 +180,8 @@ def _phrase(status: int) -> str:
 
 
 def _public_detail(error: tree.StripeMeterError, status: int) -> str:
+    if isinstance(error, tree.TookTooLong):
+        return str(error)
     if status == 503:
         return UNAVAILABLE_MESSAGE  # the error's own text names hosts and drivers: it goes to the log
     return INTERNAL_MESSAGE if status >= 500 else str(error)
