@@ -31,6 +31,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             counters.conservation,
             counters.late_days_settled,
             counters.fold_is_current,
+            counters.meters_report,
             archive.lake_equals_ledger,
             reconciliations.stripe_equals_local,
         ],

@@ -66,8 +66,9 @@ watch = dg.define_asset_job(
         dg.AssetCheckKey(dg.AssetKey("counters"), "conservation"),
         dg.AssetCheckKey(dg.AssetKey("counters"), "late_days_settled"),
         dg.AssetCheckKey(dg.AssetKey("counters"), "fold_is_current"),
+        dg.AssetCheckKey(dg.AssetKey("counters"), "meters_report"),
     ),
-    description="Look at the standing checks: arrivals, conservation, late days, the fold.",
+    description="Look at the standing checks: arrivals, conservation, late days, the fold, silence.",
     tags=SCHEDULED,
 )
 prove = dg.define_asset_job(

@@ -1,6 +1,6 @@
 """Usage counted per day, and the proofs that it is counted right."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 
@@ -9,6 +9,7 @@ from stripemeter.pipeline import prove
 from stripemeter.pipeline.recount import RecountedDay
 from stripemeter.pipeline.recount_days import FailedDay, recount_days
 from stripemeter.store.counter_days import stuck_days
+from stripemeter.store.silence import load_silent
 from stripemeter_assets import presentation
 from stripemeter_assets.partitions import DAYS, days_of
 from stripemeter_assets.resources import PostgresResource
@@ -18,6 +19,12 @@ MAX_FAILED_RECOUNTS = 3
 """After so many failures nothing retries a day by itself any more, and `late_days_settled` is red."""
 STALE_SECONDS = 120
 """How old the fold's cut may be, and how long a backlog may wait for it: twenty of its ticks."""
+HABIT_DAYS = 14
+"""Closed days that show who normally reports: two weeks hold every weekday twice."""
+LEAST_REPORTING_DAYS = 11
+"""On how many of them: one more than two weeks' working days, or every office would be an alarm each Saturday."""
+MOST_SILENT = 10_000
+"""Rows read of a list whose first hundred are shown."""
 
 
 @dg.asset(
@@ -101,6 +108,27 @@ def fold_is_current(postgres: PostgresResource) -> dg.AssetCheckResult:
         passed=is_current(lag, now=datetime.now(UTC), within_seconds=STALE_SECONDS),
         description=presentation.fold_verdict(lag),
         metadata=presentation.facts(lag),
+    )
+
+
+@dg.asset_check(
+    asset="counters",
+    description=f"Whoever reported on {LEAST_REPORTING_DAYS} of {HABIT_DAYS} closed days still does: a metering outage "
+    "looks like zero usage.",
+)
+def meters_report(postgres: PostgresResource) -> dg.AssetCheckResult:
+    """Warns of tenants, meters and customers without an event since the last complete UTC day began."""
+    silent_on = datetime.now(UTC).date() - timedelta(days=1)
+    first_on = silent_on - timedelta(days=HABIT_DAYS)
+    with postgres.transaction() as tx:
+        silent = load_silent(
+            tx, first_on=first_on, silent_on=silent_on, least_days=LEAST_REPORTING_DAYS, limit=MOST_SILENT
+        )
+    return presentation.check_result(
+        passed=not silent,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"tenants, meters and customers silent since {silent_on} began: {len(silent)}",
+        offenders=silent,
     )
 
 
