@@ -166,7 +166,8 @@ matching as materialized (
     limit %(most_events)s
 ),
 
-newest as (
+-- Materialized: inlined, the join below would sort all matching rows once per cell.
+newest as materialized (
     select distinct on (slot, group_value)
         slot,
         group_value,
@@ -176,7 +177,7 @@ newest as (
     order by slot, group_value, ts desc, seq desc
 ),
 
-cell as (
+cell as materialized (
     select
         slot,
         group_value,

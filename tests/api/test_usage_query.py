@@ -153,8 +153,13 @@ def test_another_tenants_usage_never_shows(api: Api, tenant: str, ingest: Ingest
     """Whichever reader answers, folded or not."""
     ingest({"ts": "2026-10-19T01:00:00Z", "tenantId": f"{tenant}-other", "quantity": 9})
     for _ in range(2):
-        finer: dict[str, str | list[str]]
-        for finer in ({}, {"source": "http"}, {"groupBy": "customerRef"}, {"window": "hour"}):
+        questions: list[dict[str, str | list[str]]] = [
+            {},
+            {"source": "http"},
+            {"groupBy": "customerRef"},
+            {"window": "hour"},
+        ]
+        for finer in questions:
             assert sum(row["value"] for row in ask(api, tenant, **finer)["usage"]) == 0
         fold(pool)
 

@@ -24,6 +24,7 @@ from stripemeter.store.postgres import transaction
 from stripemeter.store.usage_windows import (
     Aggregation,
     GroupBy,
+    Reader,
     UniqueOf,
     UsageQuestion,
     UsageWindows,
@@ -37,6 +38,7 @@ ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australi
 FIRST = datetime(2026, 10, 24, tzinfo=UTC)
 LAST = datetime(2026, 11, 3, tzinfo=UTC)
 AGGREGATIONS: list[Aggregation] = ["sum", "count", "min", "max", "last", "avg", "unique"]
+READERS: list[Reader] = ["counters", "ledger"]
 # Few instants, many ties, both sides of UTC midnights and of the ends of daylight saving in Berlin and New York.
 INSTANTS = st.one_of(
     st.sampled_from(
@@ -262,14 +264,14 @@ def test_too_many_groups_cells_or_events_are_refused_never_cut(
     with ingest_into(_url(pool)) as ingest:
         ingest.accept([replace(fact, tenant="wide", key=f"k{n}") for n, fact in enumerate(facts[:1000])])
         question = UsageQuestion(tenant_id="wide", metric="calls", edges=_days(), group_by="customerRef")
-        for reader in ("counters", "ledger"):
+        for reader in READERS:
             assert len(load_usage_windows(pool, question, reader=reader).cells) == 10_000
             wider = replace(question, edges=[*_days(), LAST + timedelta(days=1)])
             with pytest.raises(InvalidInput, match="11 windows of 1000 groups are more than 10000") as refused:
                 load_usage_windows(pool, wider, reader=reader)
             assert refused.value.field == "to"
         ingest.accept([replace(facts[1000], tenant="wide", key="one more")])
-    for reader in ("counters", "ledger"):
+    for reader in READERS:
         with pytest.raises(InvalidInput, match="groupBy finds 1001 groups, at most 1000") as refused:
             load_usage_windows(pool, question, reader=reader)
         assert refused.value.field == "groupBy"
@@ -349,7 +351,7 @@ def _number(question: UsageQuestion, facts: Sequence[Fact]) -> Decimal | None:
         case "max":
             return _decimal(max(quantities))
         case "avg":
-            return _decimal(Fraction((sum(quantities) / len(quantities) * 10**12 * 2 + 1) // 2, 10**12))
+            return _decimal(Fraction((sum(quantities, Fraction(0)) / len(quantities) * 10**12 * 2 + 1) // 2, 10**12))
         case _:
             # Facts stand in ledger order: the last of the greatest ts.
             newest = max(range(len(facts)), key=lambda n: (facts[n].ts, n))
