@@ -207,6 +207,14 @@ def test_readers_agree_while_a_fold_runs(pool: ConnectionPool, load: Callable[..
     assert load_usage_windows(pool, question).freshness.pending_count == 0
 
 
+def test_of_equal_times_the_later_ledger_row_is_last(pool: ConnectionPool, load: Callable[..., list[Fact]]) -> None:
+    """Both readers break a tie as the counters do: a correction sent later counts."""
+    load("tied", [Fact(metric="calls", quantity="9", ts=FIRST)], [Fact(metric="calls", quantity="3", ts=FIRST)])
+    question = UsageQuestion(tenant_id="tied", metric="calls", edges=_days()[:2], aggregation="last")
+    for reader in READERS:
+        assert [cell.quantity for cell in load_usage_windows(pool, question, reader=reader).cells] == [3]
+
+
 def test_what_was_known_then_is_what_had_arrived(pool: ConnectionPool) -> None:
     """Law of knowledge time: as of T, exactly the events received until T count, folded or not, late or not."""
     fact = Fact(tenant="known", metric="calls", quantity="5", ts=FIRST, key="early")

@@ -114,6 +114,19 @@ def test_a_day_whose_midnight_is_skipped_begins_after_it() -> None:
     ]
 
 
+def test_a_change_within_an_hour_or_across_midnight_cuts_where_it_happens() -> None:
+    """St. John's went back an hour at one minute past midnight; Toronto once went on an hour at half past eleven."""
+    assert cut("America/St_Johns", "2006-10-29T00:00", "2006-10-29T01:00", "hour") == [
+        ("2006-10-29T00:00-0230", HOUR / 60),
+        ("2006-10-28T23:01-0330", HOUR * 59 / 60),
+        ("2006-10-29T00:00-0330", HOUR),
+    ]
+    assert cut("America/Toronto", "1919-03-30", "1919-04-01", "day") == [
+        ("1919-03-30T00:00-0500", 23.5 * HOUR),
+        ("1919-03-31T00:30-0400", 23.5 * HOUR),
+    ]
+
+
 @pytest.mark.parametrize(
     ("start", "end", "window", "starts"),
     [
