@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import stripemeter
-from stripemeter.cli import counters, database, demo, doctor, lake, logs, stack, stripe
+from stripemeter.cli import counters, database, demo, doctor, files, lake, logs, stack, stripe
 from stripemeter.errors import StripeMeterError
 
 app = typer.Typer(
@@ -32,6 +32,8 @@ app.command("doctor")(doctor.doctor)
 app.command("migrate")(database.migrate)
 app.command("demo")(demo.demo)
 app.command("query")(lake.query)
+app.command("ingest")(files.ingest)
+app.add_typer(files.app, name="backfills")
 app.add_typer(counters.app, name="counters")
 app.add_typer(lake.app, name="lake")
 app.add_typer(stripe.app, name="stripe")

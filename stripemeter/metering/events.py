@@ -98,6 +98,7 @@ def _exact_number(text: str) -> Decimal:
 
 
 _decode_batch = msgspec.json.Decoder(_IncomingBatch).decode
+_decode_event = msgspec.json.Decoder(_IncomingEvent).decode
 _decode_any = msgspec.json.Decoder(float_hook=_exact_number).decode
 # A decimal stays a number: as a string 1.5 and "1.5" would be one payload, and one derived key.
 _encode_sorted = msgspec.json.Encoder(order="sorted", decimal_format="number").encode
@@ -142,6 +143,27 @@ def parse_ingest(
     return parsed
 
 
+def parse_event(document: bytes, *, now: datetime, limits: IngestLimits) -> UsageEvent | RejectedEvent:
+    """One event object that stands alone (a row of a file), by the rules and in the words of `parse_ingest`.
+
+    Without a key of its own it gets the derived one.
+
+    Raises:
+        InvalidInput: it is refused; `field` names the member.
+    """
+    try:
+        event = _decode_event(document)
+    except msgspec.ValidationError as error:
+        raise _located(str(error)) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the row is not valid JSON: {error}", field="row") from error
+    if b"\\u0000" in document:
+        _refuse_nul(event, None)
+    if limits.is_tenant_uuid:
+        _require_uuid(event.tenant_id, None)
+    return _parse_event(event, None, None, now + MAX_AHEAD, limits.max_meta_bytes)
+
+
 def key_hash(tenant_id: str, idempotency_key: str) -> bytes:
     """128 bits that identify (tenant, key). Both are free of NUL, so joining with it is unambiguous."""
     return hashlib.blake2b(f"{tenant_id}{NUL}{idempotency_key}".encode(), digest_size=16).digest()
@@ -161,7 +183,7 @@ def canonical_quantity(quantity: Decimal) -> str:
 
 
 def _parse_event(
-    event: _IncomingEvent, index: int, fallback_key: str | None, latest: datetime, max_meta_bytes: int
+    event: _IncomingEvent, index: int | None, fallback_key: str | None, latest: datetime, max_meta_bytes: int
 ) -> UsageEvent | RejectedEvent:
     quantity = _parse_quantity(bytes(event.quantity), index)
     try:
@@ -208,7 +230,7 @@ def _parse_event(
     )
 
 
-def _parse_quantity(raw: bytes, index: int) -> str:
+def _parse_quantity(raw: bytes, index: int | None) -> str:
     if _CANONICAL.fullmatch(raw):  # what nearly every event carries, and already the text it would become
         return raw.decode("ascii")
     if not (_NUMBER.fullmatch(raw) or _DECIMAL_STRING.fullmatch(raw)):
@@ -232,7 +254,7 @@ def _has_too_many_decimals(quantity: Decimal) -> bool:
     return surplus > 0 and any(digits[-surplus:])
 
 
-def _canonical_meta(raw: bytes, index: int) -> bytes:
+def _canonical_meta(raw: bytes, index: int | None) -> bytes:
     try:
         value: Any = _decode_any(raw)
     except (msgspec.DecodeError, RecursionError, ArithmeticError, ValueError) as error:
@@ -242,7 +264,7 @@ def _canonical_meta(raw: bytes, index: int) -> bytes:
     return _encode_sorted(value)
 
 
-def _refuse_nul(event: _IncomingEvent, index: int) -> None:
+def _refuse_nul(event: _IncomingEvent, index: int | None) -> None:
     texts: Sequence[tuple[str, str | None]] = (
         ("tenantId", event.tenant_id),
         ("metric", event.metric),
@@ -261,7 +283,7 @@ def _escapes_nul(raw: bytes) -> bool:
     return re.search(rb"(?<!\\)(?:\\\\)*\\u0000", raw) is not None
 
 
-def _require_uuid(tenant_id: str, index: int) -> None:
+def _require_uuid(tenant_id: str, index: int | None) -> None:
     try:
         uuid.UUID(tenant_id)
     except ValueError as error:
@@ -287,8 +309,8 @@ def _located(message: str) -> InvalidInput:
     return InvalidInput(f"{name}: {reason}", field=name, index=int(index["index"]) if index else None)
 
 
-def _invalid(index: int, name: str, message: str) -> InvalidInput:
-    return InvalidInput(message, field=f"events[{index}].{name}", index=index)
+def _invalid(index: int | None, name: str, message: str) -> InvalidInput:
+    return InvalidInput(message, field=name if index is None else f"events[{index}].{name}", index=index)
 
 
 def _shown(raw: bytes) -> str:

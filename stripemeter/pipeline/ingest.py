@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import Enum
@@ -187,30 +187,10 @@ class GroupCommit:
     async def _store(self, batch: list[_Waiting]) -> None:
         connection = await self._connected()
         received_on = self._clock().date()
-        first: dict[bytes, UsageEvent] = {}
-        received: dict[str, int] = {}
-        rejected: dict[str, int] = {}
-        for waiting in batch:
-            for event in waiting.events:
-                tenant = event.tenant_id
-                received[tenant] = received.get(tenant, 0) + 1
-                if isinstance(event, UsageEvent):
-                    first.setdefault(event.key_hash, event)
-                else:
-                    rejected[tenant] = rejected.get(tenant, 0) + 1
-        # Sorted, or two workers with overlapping batches deadlock on each other's keys.
-        arrivals = {key: arrival for arrival, key in enumerate(first)}
-        rows = sorted(first.values(), key=_by_key_hash)
+        rows, parameters = batch_parameters(event for waiting in batch for event in waiting.events)
         await self._ensure_months(connection, rows)
-        tenants = sorted(received)
         found = await connection.fetch(
-            self._queries["accept_events"],
-            *_joined(rows, arrivals),
-            tenants,
-            [received[tenant] for tenant in tenants],
-            [rejected.get(tenant, 0) for tenant in tenants],
-            received_on,
-            timeout=STATEMENT_SECONDS,
+            self._queries["accept_events"], *parameters, received_on, timeout=STATEMENT_SECONDS
         )
         taken = {record[0].bytes for record in found}
         standing: dict[bytes, int] = {}
@@ -227,28 +207,17 @@ class GroupCommit:
     async def _quarantine(
         self, connection: asyncpg.Connection[Any], conflicts: list[UsageEvent], received_on: date
     ) -> None:
-        times: dict[tuple[bytes, int], int] = {}
-        distinct: dict[tuple[bytes, int], UsageEvent] = {}
-        for event in conflicts:
-            identity = (event.key_hash, event.payload_hash)
-            times[identity] = times.get(identity, 0) + 1
-            distinct[identity] = event
-        ordered = sorted(distinct)
         await connection.execute(
             self._queries["quarantine_conflicts"],
-            *_columns([distinct[identity] for identity in ordered]),
-            [times[identity] for identity in ordered],
+            *quarantine_parameters(conflicts),
             received_on,
             timeout=STATEMENT_SECONDS,
         )
 
     async def _ensure_months(self, connection: asyncpg.Connection[Any], rows: Sequence[UsageEvent]) -> None:
-        months = {(row.ts.year, row.ts.month) for row in rows}
-        for year, month in months:
-            start = date(year, month, 1)
-            if start not in self._months and year >= FIRST_PARTITIONED_YEAR:
-                await connection.execute(self._queries["ensure_events_month"], month_start(start))
-                self._months.add(start)
+        for start in months_of(rows) - self._months:
+            await connection.execute(self._queries["ensure_events_month"], month_start(start))
+            self._months.add(start)
 
     async def _connected(self) -> asyncpg.Connection[Any]:
         if self._connection is None or self._connection.is_closed():
@@ -264,39 +233,91 @@ class GroupCommit:
             connection.terminate()
 
 
-def _settle(batch: list[_Waiting], standing: dict[bytes, int]) -> list[UsageEvent]:
-    """Write every event's outcome; returns the conflicting ones. The first bearer of a new key is the accepted one.
+def batch_parameters(
+    events: Iterable[UsageEvent | RejectedEvent],
+) -> tuple[list[UsageEvent], list[Any]]:
+    """The rows of a batch and `accept_events`' parameters for it, but the last, the UTC day of arrival.
+
+    Rows are the first bearers of each key, sorted by key hash.
+    """
+    first: dict[bytes, UsageEvent] = {}
+    received: dict[str, int] = {}
+    rejected: dict[str, int] = {}
+    for event in events:
+        tenant = event.tenant_id
+        received[tenant] = received.get(tenant, 0) + 1
+        if isinstance(event, UsageEvent):
+            first.setdefault(event.key_hash, event)
+        else:
+            rejected[tenant] = rejected.get(tenant, 0) + 1
+    # Sorted, or two workers with overlapping batches deadlock on each other's keys.
+    arrivals = {key: arrival for arrival, key in enumerate(first)}
+    rows = sorted(first.values(), key=_by_key_hash)
+    tenants = sorted(received)
+    tallies = [[received[tenant] for tenant in tenants], [rejected.get(tenant, 0) for tenant in tenants]]
+    return rows, [*_joined(rows, arrivals), tenants, *tallies]
+
+
+def quarantine_parameters(conflicts: Iterable[UsageEvent]) -> list[Any]:
+    """`quarantine_conflicts`' parameters but the last, the UTC day of arrival: each payload once, with how often."""
+    times: dict[tuple[bytes, int], int] = {}
+    distinct: dict[tuple[bytes, int], UsageEvent] = {}
+    for event in conflicts:
+        identity = (event.key_hash, event.payload_hash)
+        times[identity] = times.get(identity, 0) + 1
+        distinct[identity] = event
+    ordered = sorted(distinct)
+    return [*_columns([distinct[identity] for identity in ordered]), [times[identity] for identity in ordered]]
+
+
+def months_of(rows: Iterable[UsageEvent]) -> set[date]:
+    """First days of the months whose storage partitions the rows need."""
+    months = {(row.ts.year, row.ts.month) for row in rows}
+    return {date(year, month, 1) for year, month in months if year >= FIRST_PARTITIONED_YEAR}
+
+
+def settle_events(
+    events: Iterable[UsageEvent | RejectedEvent], standing: dict[bytes, int], conflicts: list[UsageEvent]
+) -> list[EventResult]:
+    """Every event's outcome, in order; the first bearer of a new key is the accepted one.
 
     Args:
-        batch: requests, in order of arrival.
-        standing: payload hash by key hash of what stood before this batch; gets what the batch added.
+        events: in order of arrival.
+        standing: payload hash by key hash of what stood before them; gets what they added.
+        conflicts: gets the conflicting ones.
     """
+    outcomes: list[EventResult] = []
+    for event in events:
+        key = event.idempotency_key
+        if isinstance(event, RejectedEvent):
+            outcomes.append(
+                EventResult(idempotency_key=key, outcome=Outcome.REJECTED, code=event.code, message=event.message)
+            )
+            continue
+        stands = standing.get(event.key_hash)
+        if stands is None:
+            standing[event.key_hash] = event.payload_hash
+            outcomes.append(EventResult(idempotency_key=key, outcome=Outcome.ACCEPTED))
+        elif stands == event.payload_hash:
+            outcomes.append(EventResult(idempotency_key=key, outcome=Outcome.DUPLICATE))
+        else:
+            conflicts.append(event)
+            outcomes.append(
+                EventResult(
+                    idempotency_key=key,
+                    outcome=Outcome.CONFLICT,
+                    code="idempotency_conflict",
+                    message="this idempotency key was used with a different payload: the first stands",
+                )
+            )
+    return outcomes
+
+
+def _settle(batch: list[_Waiting], standing: dict[bytes, int]) -> list[UsageEvent]:
+    """Write every request's outcomes, in order of arrival; returns the conflicting events."""
     conflicts: list[UsageEvent] = []
     for waiting in batch:
-        waiting.outcomes = outcomes = []
-        for event in waiting.events:
-            key = event.idempotency_key
-            if isinstance(event, RejectedEvent):
-                outcomes.append(
-                    EventResult(idempotency_key=key, outcome=Outcome.REJECTED, code=event.code, message=event.message)
-                )
-                continue
-            stands = standing.get(event.key_hash)
-            if stands is None:
-                standing[event.key_hash] = event.payload_hash
-                outcomes.append(EventResult(idempotency_key=key, outcome=Outcome.ACCEPTED))
-            elif stands == event.payload_hash:
-                outcomes.append(EventResult(idempotency_key=key, outcome=Outcome.DUPLICATE))
-            else:
-                conflicts.append(event)
-                outcomes.append(
-                    EventResult(
-                        idempotency_key=key,
-                        outcome=Outcome.CONFLICT,
-                        code="idempotency_conflict",
-                        message="this idempotency key was used with a different payload: the first stands",
-                    )
-                )
+        waiting.outcomes = settle_events(waiting.events, standing, conflicts)
     return conflicts
 
 

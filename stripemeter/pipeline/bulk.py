@@ -1,0 +1,90 @@
+"""Storing many events at once: the receiver's statements inside a transaction of the caller's.
+
+Belongs here: one batch, and isolating what Postgres refuses. Does not: where batches come from (`pipeline.backfill`),
+the receiver's own queueing (`pipeline.ingest`, whose statements and rules these are).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import Any
+
+import psycopg
+from psycopg import RawCursor
+from psycopg.rows import TupleRow
+
+from stripemeter.errors import InvariantBroken
+from stripemeter.metering.days import month_start
+from stripemeter.metering.events import RejectedEvent, UsageEvent
+from stripemeter.pipeline.ingest import (
+    EventResult,
+    batch_parameters,
+    months_of,
+    quarantine_parameters,
+    settle_events,
+)
+from stripemeter.store.postgres import Tx
+from stripemeter.store.sql import load_queries
+
+Parsed = UsageEvent | RejectedEvent
+SESSION_OPTIONS = "-c enable_nestloop=off -c jit=off -c plan_cache_mode=force_generic_plan -c synchronous_commit=on"
+"""As the receiver's sessions: a generic plan cannot know how long a batch is."""
+_UNSTORABLE = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
+
+_Q = load_queries("ingest")
+
+
+def ensure_months(connection: psycopg.Connection[Any], events: Iterable[Parsed], known: set[date]) -> None:
+    """Make the storage partitions exist, each in a transaction of its own; `known` remembers those that do."""
+    needed = months_of(event for event in events if isinstance(event, UsageEvent)) - known
+    for start in sorted(needed):
+        _raw(connection, "ensure_events_month", [month_start(start)])
+        known.add(start)
+
+
+def store_events(tx: Tx, events: Sequence[Parsed], *, received_on: date) -> list[EventResult]:
+    """Store a batch in `tx`; outcomes in order. What Postgres refuses as data is rejected alone."""
+    try:
+        with tx.transaction():
+            return _store(tx, events, received_on)
+    except _UNSTORABLE:
+        if len(events) > 1:
+            half = len(events) // 2
+            first = store_events(tx, events[:half], received_on=received_on)
+            return first + store_events(tx, events[half:], received_on=received_on)
+    refused = RejectedEvent(events[0].tenant_id, events[0].idempotency_key, "unstorable", "the event cannot be stored")
+    with tx.transaction():
+        return _store(tx, [refused], received_on)
+
+
+def preview_events(tx: Tx, events: Sequence[Parsed]) -> list[EventResult]:
+    """What storing the batch would come to, by the keys that stand now. Writes nothing."""
+    keys = sorted({event.key_hash for event in events if isinstance(event, UsageEvent)})
+    return settle_events(events, _standing(tx, keys), [])
+
+
+def _store(tx: Tx, events: Sequence[Parsed], received_on: date) -> list[EventResult]:
+    _, parameters = batch_parameters(events)
+    taken = [row[0].bytes for row in _raw(tx, "accept_events", [*parameters, received_on])]
+    standing = _standing(tx, sorted(taken))
+    if len(standing) < len(taken):
+        raise InvariantBroken("a key of the ledger vanished between two statements")
+    conflicts: list[UsageEvent] = []
+    results = settle_events(events, standing, conflicts)
+    if conflicts:
+        _raw(tx, "quarantine_conflicts", [*quarantine_parameters(conflicts), received_on])
+    return results
+
+
+def _standing(tx: Tx, keys: list[bytes]) -> dict[bytes, int]:
+    if not keys:
+        return {}
+    return {row[0].bytes: row[1] for row in _raw(tx, "load_payload_hashes", [[key.hex() for key in keys]])}
+
+
+def _raw(connection: psycopg.Connection[Any], name: str, parameters: list[Any]) -> list[TupleRow]:
+    """Rows of a query whose parameters are $1, $2 ..., as the receiver's driver wants them."""
+    with RawCursor(connection) as cursor:
+        cursor.execute(_Q[name], parameters, prepare=True)
+        return cursor.fetchall() if cursor.description else []

@@ -1,0 +1,383 @@
+"""Reading files of rows: CSV, JSON Lines and Parquet, from a path or from S3, never more than a batch in memory.
+
+Belongs here: opening, reading on from a position, what a row looks like as columns. Does not: what columns mean
+(`metering.rows`), storing.
+
+S3 is configured by the usual variables: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol, cast
+from urllib.parse import urlsplit
+
+import msgspec
+import obstore
+import polars as pl
+from obstore.exceptions import BaseError as ObjectStoreError
+from obstore.store import S3Store
+
+from stripemeter.errors import Conflict, InvalidInput, NotFound, Unavailable
+from stripemeter.metering.rows import FailedRow
+
+FileFormat = Literal["csv", "jsonl", "parquet"]
+FORMATS: Mapping[str, FileFormat] = {
+    ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
+}  # fmt: skip
+MAX_LINE_BYTES = 1_048_576
+"""Of one line: as much as a whole request may have. A longer one is a failed row and is never held whole."""
+READ_BYTES = 4 * 1_048_576
+"""Of one request to S3: large enough that round trips do not count."""
+PARQUET_ROWS = 5_000
+BOM = b"\xef\xbb\xbf"
+
+Row = Mapping[str, object] | FailedRow
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """One state of one file: `version` changes when its content does. `location` is an absolute path or s3://."""
+
+    location: str
+    size: int
+    version: str
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies in S3."""
+        return self.location.startswith("s3://")
+
+
+class Rows(Protocol):
+    """Rows in the order of the file. After each, `position` is where to read on; `size` is the position of the end."""
+
+    position: int
+    size: int
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The heading; None where each row has its own names."""
+        ...
+
+    def __iter__(self) -> Iterator[Row]:
+        """The rows from `position` on."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
+def find_source(location: str) -> SourceFile:
+    """The file as it is now.
+
+    Raises:
+        NotFound: there is none.
+        InvalidInput: not a file, or an s3:// address without bucket or key.
+        Unavailable: S3 does not answer.
+    """
+    if not location.startswith("s3://"):
+        path = Path(location).expanduser().resolve()
+        if not path.exists():
+            raise NotFound(f"no file {path}")
+        if not path.is_file():
+            raise InvalidInput(f"{path} is not a file", field="file")
+        status = path.stat()
+        return SourceFile(location=str(path), size=status.st_size, version=f"{status.st_size}-{status.st_mtime_ns}")
+    try:
+        found = obstore.head(_bucket(location), _key(location))
+    except FileNotFoundError as error:
+        raise NotFound(f"no object {location}") from error
+    except (ObjectStoreError, OSError) as error:
+        raise Unavailable(f"cannot read {location}: {_first_line(error)}") from error
+    return SourceFile(location=location, size=found["size"], version=str(found["e_tag"]))
+
+
+def format_of(location: str) -> FileFormat:
+    """The format a file's name says.
+
+    Raises:
+        InvalidInput: it says none.
+    """
+    ending = Path(urlsplit(location).path if location.startswith("s3://") else location).suffix.lower()
+    if ending not in FORMATS:
+        raise InvalidInput(
+            f"cannot tell the format of {location}: name it (csv, jsonl or parquet; compressed files are not read)",
+            field="format",
+        )
+    return FORMATS[ending]
+
+
+def open_rows(source: SourceFile, file_format: FileFormat, *, position: int = 0) -> Rows:
+    """The rows of a file from a position that an earlier reader of the same version reported.
+
+    Raises:
+        NotFound: the file is gone.
+        InvalidInput: no heading, or no Parquet file.
+        Unavailable: S3 does not answer.
+    """
+    if file_format == "parquet":
+        return ParquetRows(source, position=position)
+    return read_text_rows(open_stream(source), file_format, size=source.size, position=position)
+
+
+def read_text_rows(stream: BinaryIO, file_format: FileFormat, *, size: int, position: int = 0) -> Rows:
+    """Rows of a seekable stream of CSV or JSON Lines."""
+    return (CsvRows if file_format == "csv" else JsonlRows)(stream, size=size, position=position)
+
+
+def open_stream(source: SourceFile) -> BinaryIO:
+    """The file's bytes, seekable.
+
+    Raises:
+        NotFound: the file is gone.
+    """
+    if source.is_remote:
+        return cast("BinaryIO", io.BufferedReader(_S3Reader(source), READ_BYTES))
+    try:
+        return Path(source.location).open("rb", buffering=262_144)
+    except FileNotFoundError as error:
+        raise NotFound(f"no file {source.location}") from error
+
+
+class CsvRows:
+    """RFC 4180 with a heading: commas, quotes, line ends inside quotes, LF or CRLF, UTF-8 with or without BOM."""
+
+    def __init__(self, stream: BinaryIO, *, size: int, position: int) -> None:
+        self._lines = _Lines(stream)
+        self.size = size
+        try:
+            self._columns = next(csv.reader(self._lines, strict=True), [])
+        except (csv.Error, _UnreadableLineError) as error:
+            self.close()
+            raise InvalidInput(f"the heading cannot be read: {error}", field="columns") from error
+        if not self._columns:
+            self.close()
+            raise InvalidInput("the file is empty: its first line must name the columns", field="columns")
+        if position:
+            self._lines.seek(position)
+        self.position = self._lines.position
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The heading."""
+        return self._columns
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._lines.close()
+
+    def __iter__(self) -> Iterator[Row]:
+        """One per record; empty lines are none. Empty cells are absent."""
+        records = csv.reader(self._lines, strict=True)
+        columns = self._columns
+        width = len(columns)
+        while True:
+            row: Row | None
+            try:
+                record = next(records)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                row = FailedRow("", "malformed_csv", f"the row is not CSV: {error}")
+            except _UnreadableLineError as error:
+                row = FailedRow("", error.code, str(error))
+            else:
+                if len(record) == width:
+                    row = {name: cell for name, cell in zip(columns, record, strict=True) if cell}
+                elif record:
+                    row = FailedRow("", "malformed_csv", f"{len(record)} cells, the heading has {width}")
+                else:
+                    row = None
+            self.position = self._lines.position
+            if row is not None:
+                yield row
+
+
+class JsonlRows:
+    """One JSON object per line, UTF-8; empty lines are no rows."""
+
+    def __init__(self, stream: BinaryIO, *, size: int, position: int) -> None:
+        self._lines = _Lines(stream)
+        self.size = size
+        if position:
+            self._lines.seek(position)
+        self.position = position
+
+    @property
+    def columns(self) -> None:
+        """Each row has its own names."""
+        return
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._lines.close()
+
+    def __iter__(self) -> Iterator[Row]:
+        """One per line that is not empty; null is absent."""
+        while True:
+            row: Row | None
+            try:
+                line = next(self._lines).strip()
+            except StopIteration:
+                return
+            except _UnreadableLineError as error:
+                row = FailedRow("", error.code, str(error))
+            else:
+                row = _json_row(line) if line else None
+            self.position = self._lines.position
+            if row is not None:
+                yield row
+
+
+class ParquetRows:
+    """A Parquet file, batch by batch; positions are rows. Struct and text columns may hold `meta`."""
+
+    def __init__(self, source: SourceFile, *, position: int) -> None:
+        options = {"aws_allow_http": "true"} if source.is_remote else None
+        self._frame = pl.scan_parquet(source.location, storage_options=options, glob=False)
+        try:
+            self._columns = self._frame.collect_schema().names()
+            self.size = int(self._frame.select(pl.len()).collect().item())
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise InvalidInput(
+                f"{source.location} cannot be read as Parquet: {_first_line(error)}", field="file"
+            ) from error
+        self.position = position
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns."""
+        return self._columns
+
+    def close(self) -> None:
+        """Nothing stays open between batches."""
+
+    def __iter__(self) -> Iterator[Row]:
+        """One per row."""
+        rest = self._frame.slice(self.position)
+        for batch in rest.collect_batches(chunk_size=PARQUET_ROWS, maintain_order=True):
+            for row in batch.iter_rows(named=True):
+                self.position += 1
+                yield row
+
+
+class _UnreadableLineError(Exception):
+    """A line that cannot be read as text; the lines after it can."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _Lines:
+    """Lines of a stream as text, and where the next one begins. An over-long line is read past, never held."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.position = 0
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._stream.close()
+
+    def seek(self, position: int) -> None:
+        """Go on at a position."""
+        self._stream.seek(position)
+        self.position = position
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline(MAX_LINE_BYTES)
+        if not line:
+            raise StopIteration
+        is_first = self.position == 0
+        self.position += len(line)
+        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = self._stream.readline(MAX_LINE_BYTES)
+                self.position += len(line)
+            raise _UnreadableLineError("row_too_long", f"the line has more than {MAX_LINE_BYTES} bytes")
+        if is_first:
+            line = line.removeprefix(BOM)
+        try:
+            return line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _UnreadableLineError("not_utf8", f"the line is not UTF-8: {error.reason}") from error
+
+
+class _S3Reader(io.RawIOBase):
+    """An object as a seekable stream of ranged reads, all of the version that was found at first."""
+
+    def __init__(self, source: SourceFile) -> None:
+        self._source = source
+        self._store = _bucket(source.location)
+        self._key = _key(source.location)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._source.size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # any writable buffer
+        end = min(self._position + len(buffer), self._source.size)
+        if end <= self._position:
+            return 0
+        try:
+            answer = obstore.get(
+                self._store, self._key, options={"range": (self._position, end), "if_match": self._source.version}
+            )
+            chunk = answer.bytes()
+        except obstore.exceptions.PreconditionError as error:
+            raise Conflict(f"{self._source.location} changed while it was read: start again") from error
+        except (ObjectStoreError, OSError) as error:
+            raise Unavailable(f"cannot read {self._source.location}: {_first_line(error)}") from error
+        buffer[: len(chunk)] = memoryview(chunk)
+        self._position += len(chunk)
+        return len(chunk)
+
+
+def _json_row(line: str) -> Row:
+    try:
+        members = _decode_object(line)
+    except msgspec.ValidationError as error:
+        return FailedRow("", "malformed_json", f"the line must be a JSON object: {error}")
+    except (msgspec.DecodeError, RecursionError) as error:
+        return FailedRow("", "malformed_json", f"the line is not JSON: {error}")
+    return {name: value for name, value in members.items() if bytes(value) != b"null"}
+
+
+def _bucket(location: str) -> S3Store:
+    parts = urlsplit(location)
+    if not parts.netloc or not parts.path.strip("/"):
+        raise InvalidInput(f"{location} is not s3://BUCKET/KEY", field="file")
+    is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    return S3Store(parts.netloc, client_options={"allow_http": is_plain})
+
+
+def _key(location: str) -> str:
+    # Not urlsplit: a key may hold ? and #.
+    return location.removeprefix("s3://").partition("/")[2]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:300]
