@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import growth, ingest, live_read, recounting, report, whole_stack
+from bench import bulk, growth, ingest, live_read, recounting, report, whole_stack
 from bench.context import QUICK, Context, Scale, open_context, say
 from bench.load import generator
 from bench.measure import Row, Verdict
@@ -18,6 +18,7 @@ BENCHES: dict[str, Callable[[Context], list[Row]]] = {
     "ingest-single": ingest.ingest_single,
     "ingest-100": ingest.ingest_100,
     "ingest-1000": ingest.ingest_1000,
+    "bulk": bulk.bulk,
     "growth": growth.growth,
     "late": recounting.late,
     "recount": recounting.recount,

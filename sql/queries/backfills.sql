@@ -35,8 +35,7 @@ where
     (%(tenant_id)s::text is null or tenant_id = %(tenant_id)s)
     and (%(status)s::text is null or status = %(status)s)
 order by created_at desc, id desc
-limit %(most)s
-offset %(skipped)s;
+limit %(most)s;
 
 -- name: find_unfinished
 -- The newest operation on the same source for the same tenant that has not ended.

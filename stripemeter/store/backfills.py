@@ -123,10 +123,10 @@ def load_backfill(tx: Tx, backfill_id: UUID) -> Backfill:
 
 
 def list_backfills(
-    tx: Tx, *, tenant_id: str | None = None, status: BackfillStatus | None = None, limit: int = 50, offset: int = 0
+    tx: Tx, *, tenant_id: str | None = None, status: BackfillStatus | None = None, limit: int = 50
 ) -> list[Backfill]:
     """Operations, newest first."""
-    values = {"tenant_id": tenant_id, "status": status, "most": limit, "skipped": offset}
+    values = {"tenant_id": tenant_id, "status": status, "most": limit}
     return [_backfill(row) for row in tx.execute(_Q["list_backfills"], values).fetchall()]
 
 
