@@ -60,6 +60,7 @@ def test_parquet_resumes_at_a_row(
 ) -> None:
     """Decimals, instants and structs come through; a crash between batches loses and repeats no row."""
     monkeypatch.setattr(runner, "BATCH_ROWS", 400)
+    monkeypatch.setattr("stripemeter.store.files.PARQUET_ROWS", 300)
     backfill_id = create(pool, asked(parquet(tmp_path / "f.parquet", 2000)))
     with stopping_after(monkeypatch, 3), pytest.raises(PowerCutError):
         run(database_url, backfill_id)
