@@ -118,6 +118,9 @@ def environment(plan: Plan) -> dict[str, str]:
         "DAGSTER_PG_URL": dagster_home.dagster_pg_url(plan.database_url),
         "PROMETHEUS_MULTIPROC_DIR": str(plan.home / "metrics"),
         "DAGSTER_DISABLE_TELEMETRY": "yes",
+        # Each loop of Dagster's daemon opens connections: these two can wait (5 and 30 s by default).
+        "DAGSTER_EVENT_LOG_CONSUMER_DAEMON_INTERVAL_SECONDS": "30",
+        "FRESHNESS_DAEMON_INTERVAL_SECONDS": "300",
         "DO_NOT_TRACK": "1",
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
