@@ -22,7 +22,7 @@ from stripemeter.pipeline.recount import RecountedDay
 from stripemeter.pipeline.recount_days import FailedDay
 from stripemeter.store.archived_days import ArchivedDay
 from stripemeter.store.counters import CounterMismatch
-from stripemeter.store.ledger import FoldLag
+from stripemeter.store.freshness import FoldState
 from stripemeter_assets.verdicts import StripeVerdicts
 
 TABLE_ROWS = 100
@@ -186,9 +186,10 @@ def counters_verdict(days: Sequence[date], mismatches: Sequence[CounterMismatch]
     return f"{len(mismatches)} counters differ, on {_text(tuple(wrong))}: materialise these days"
 
 
-def fold_verdict(lag: FoldLag) -> str:
+def fold_verdict(state: FoldState) -> str:
     """The backlog and the age of the cut, in one line."""
-    return f"{lag.pending_events} events wait for the fold; its cut is {lag.cut_age_seconds} s old"
+    waiting = f"{state.pending_count} events wait for the fold, the oldest for {state.lag}"
+    return f"{waiting}; its cut is {state.cut_age} old"
 
 
 def stripe_verdict(verdicts: StripeVerdicts) -> str:

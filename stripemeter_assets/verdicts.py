@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from stripemeter.metering.deltas import first_open_day
 from stripemeter.pipeline.reconcile import EXPLAINED
-from stripemeter.store.ledger import FoldLag
+from stripemeter.store.freshness import FoldState
 from stripemeter.store.reconciliations import OpenVerdict
 
 
@@ -42,8 +42,6 @@ def sort_verdicts(verdicts: Iterable[OpenVerdict], *, now: datetime) -> StripeVe
     )
 
 
-def is_current(lag: FoldLag, *, now: datetime, within_seconds: int) -> bool:
-    """Whether neither the fold's cut nor a backlog is older than the bound."""
-    advanced_at = lag.cursor_advanced_at or now
-    is_waiting = lag.pending_events > 0 and (now - advanced_at).total_seconds() > within_seconds
-    return lag.cut_age_seconds <= within_seconds and not is_waiting
+def is_current(state: FoldState, *, within: timedelta) -> bool:
+    """Whether neither the fold's cut nor the event that waits longest for it is older than the bound."""
+    return max(state.lag, state.cut_age) <= within

@@ -68,33 +68,6 @@ select
 from fold_cursors
 where name = 'counters';
 
--- name: load_fold_lag
--- What waits behind the fold, and how old the cut is. Counting stops at a bound: beyond it only "many" matters.
-select
-    (
-        select count(*) from (
-            select 1
-            from events
-            where
-                events.xid >= coalesce(
-                    (
-                        select c.folded_below from fold_cursors as c
-                        where c.name = 'counters'
-                    ), '0'::xid8
-                )
-            limit %(at_most)s
-        ) as tail
-    ) as pending_events,
-    (
-        select coalesce(max(extract(epoch from now() - a.xact_start)), 0)::bigint
-        from pg_stat_activity as a
-        where a.backend_xid is not null and a.pid <> pg_backend_pid()
-    ) as cut_age_seconds,
-    (
-        select c.advanced_at from fold_cursors as c
-        where c.name = 'counters'
-    ) as cursor_advanced_at;
-
 -- name: load_arrivals
 -- What arrived on each of the last days, and what became of it.
 select

@@ -16,7 +16,7 @@ from stripemeter.metering.aggregation import aggregate
 from stripemeter.metering.days import days_between, month_start
 from stripemeter.store import counters, ledger
 from stripemeter.store.counters import CounterMismatch
-from stripemeter.store.ledger import FoldLag
+from stripemeter.store.freshness import FoldState, load_fold_state
 from stripemeter.store.postgres import transaction
 from stripemeter.store.scan import LedgerScanner, open_scanner
 from stripemeter.store.sql import load_queries
@@ -100,11 +100,11 @@ def conservation(pool: ConnectionPool) -> tuple[TenantConservation, ...]:
     )
 
 
-def fold_lag(pool: ConnectionPool) -> FoldLag:
+def fold_state(pool: ConnectionPool) -> FoldState:
     """What waits behind the fold.
 
     Raises:
         Unavailable: Postgres does not answer.
     """
     with transaction(pool) as tx:
-        return ledger.load_fold_lag(tx)
+        return load_fold_state(tx)

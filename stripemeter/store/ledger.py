@@ -26,15 +26,6 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoldLag:
-    """What waits behind the fold. `pending_events` stops counting at the bound asked for."""
-
-    pending_events: int
-    cut_age_seconds: int
-    cursor_advanced_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Arrivals:
     """What arrived on one UTC day, and what became of it."""
 
@@ -98,12 +89,6 @@ def bound_window(tx: Tx, *, lower: int, upper: int, max_events: int) -> int:
         return upper
     beyond, first = row
     return max(int(beyond), int(first) + 1)
-
-
-def load_fold_lag(tx: Tx, *, at_most: int = 1_000_000) -> FoldLag:
-    """What waits behind the fold, counted up to `at_most` events."""
-    pending, age, advanced_at = _one(tx, "load_fold_lag", {"at_most": at_most})
-    return FoldLag(pending_events=pending, cut_age_seconds=age, cursor_advanced_at=advanced_at)
 
 
 def load_arrivals(tx: Tx, days: int) -> list[Arrivals]:

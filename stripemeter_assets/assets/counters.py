@@ -103,11 +103,11 @@ def late_days_settled(postgres: PostgresResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset="counters", description=f"The fold keeps up: nothing waits longer than {STALE_SECONDS} s for it.")
 def fold_is_current(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Reads how old the fold's cut is and what lies beyond its cursor."""
-    lag = prove.fold_lag(postgres.pool)
+    state = prove.fold_state(postgres.pool)
     return presentation.check_result(
-        passed=is_current(lag, now=datetime.now(UTC), within_seconds=STALE_SECONDS),
-        description=presentation.fold_verdict(lag),
-        metadata=presentation.facts(lag),
+        passed=is_current(state, within=timedelta(seconds=STALE_SECONDS)),
+        description=presentation.fold_verdict(state),
+        metadata=presentation.facts(state),
     )
 
 

@@ -11,7 +11,7 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import InvariantBroken
 from stripemeter.pipeline.fold import NOTHING, fold
-from stripemeter.pipeline.prove import conservation, counters_equal_ledger, fold_lag
+from stripemeter.pipeline.prove import conservation, counters_equal_ledger, fold_state
 from stripemeter.pipeline.recount import recount_day
 from stripemeter.store import ledger
 from stripemeter.store.postgres import Tx, connect, transaction
@@ -78,8 +78,7 @@ def test_what_committed_before_the_slow_one_began_is_folded_at_once(
         write(database_url, "late", 2)
         assert fold(pool).events == 4
         assert fold(pool) == NOTHING
-        with transaction(pool) as tx:
-            assert ledger.load_fold_lag(tx).pending_events == 2
+        assert fold_state(pool).pending_count == 2
     assert fold(pool).events == 3
     assert counted(pool) == 7
 
@@ -176,11 +175,11 @@ def test_the_report_says_what_happened_to_each_day(pool: ConnectionPool, databas
 def test_lag_names_what_waits(pool: ConnectionPool, database_url: str, month: None) -> None:
     """Pending events before a fold, none after; the age of the oldest writer while one is open."""
     write(database_url, "k", 3)
-    assert fold_lag(pool).pending_events == 3
-    assert fold_lag(pool).cursor_advanced_at is None
+    assert fold_state(pool).pending_count == 3
+    assert fold_state(pool).advanced_at is None
     fold(pool)
-    assert fold_lag(pool).pending_events == 0
-    assert fold_lag(pool).cursor_advanced_at is not None
+    assert fold_state(pool).pending_count == 0
+    assert fold_state(pool).advanced_at is not None
 
 
 def _pretend_restored(pool: ConnectionPool) -> None:
