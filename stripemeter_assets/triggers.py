@@ -22,6 +22,7 @@ from stripemeter.store.mappings import list_mappings
 from stripemeter_assets import presentation
 from stripemeter_assets.assets.counters import MAX_FAILED_RECOUNTS
 from stripemeter_assets.housekeeping import LATE, REPORT_RETENTION, SCHEDULED, UNPUSHED, delete_old_runs
+from stripemeter_assets.orphans import fail_orphaned_runs
 from stripemeter_assets.partitions import covering_ranges, days_of, has_partition, tags_for
 from stripemeter_assets.resources import PostgresResource, StripeResource
 
@@ -123,6 +124,7 @@ def late_days(context: dg.SensorEvaluationContext, postgres: PostgresResource) -
 
     It looks at what is dirty now and remembers nothing, so a failed run or a restored database asks again.
     """
+    fail_orphaned_runs(context.instance)
     busy = _days_in_flight(context.instance)
     with postgres.transaction() as tx:
         dirty = dirty_days(tx, quiet_seconds=QUIET_SECONDS, max_failures=MAX_FAILED_RECOUNTS, limit=DIRTY_LIMIT)

@@ -141,12 +141,14 @@ def test_killing_a_run_worker_leaves_every_counter_right(stack: Stack) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_until(lambda: _run_workers(stack) != [], "the run worker")
-        for pid in _run_workers(stack):
-            os.kill(pid, signal.SIGKILL)
-        load.wait_for(400)
-    recount.terminate()
-    recount.wait()
+        try:
+            wait_until(lambda: _run_workers(stack) != [], "the run worker")
+            for pid in _run_workers(stack):
+                os.kill(pid, signal.SIGKILL)
+            load.wait_for(400)
+        finally:
+            recount.terminate()
+            recount.wait()
     assert_each_counted_once(stack, load)
 
 
