@@ -9,7 +9,7 @@ import sys
 import dagster as dg
 import pytest
 
-from stripemeter.runtime.processes import STACK_MARK
+from stripemeter.runtime.processes import STACK_MARK, started_ticks
 from stripemeter_assets import orphans
 
 
@@ -61,8 +61,9 @@ def test_nothing_is_judged_while_an_older_worker_lives(
     try:
         monkeypatch.setenv(STACK_MARK, "orphans-test")
         monkeypatch.setattr(orphans, "_LOADED_AT", orphans._LOADED_AT + 10**6)
-        real = orphans.started_ticks
-        monkeypatch.setattr(orphans, "started_ticks", lambda pid: 1 if pid == worker.pid else real(pid))
+        monkeypatch.setattr(
+            "stripemeter_assets.orphans.started_ticks", lambda pid: 1 if pid == worker.pid else started_ticks(pid)
+        )
         run_id = _started_run(instance)
         assert orphans.fail_orphaned_runs(instance) == 0
         assert _status(instance, run_id) == dg.DagsterRunStatus.STARTED
