@@ -78,7 +78,7 @@ class Probes:
 
     def __init__(self, settings: Settings, pool: ConnectionPool) -> None:
         self._pool = pool
-        self._has_stripe_key = settings.stripe_secret_key is not None
+        self._has_stripe_key = settings.stripe_secret_key is not None or settings.stripe_test_secret_key is not None
         self._stripe_base = settings.stripe_api_base or STRIPE_API_BASE
         self._stripe_known: tuple[float, str | None] | None = None
         self._database = _Deadline(self._look_at_database, DATABASE_SECONDS)
@@ -129,7 +129,7 @@ class Probes:
 
     def _stripe_reason(self) -> str | None:
         if not self._has_stripe_key:
-            return "stripe: no STRIPE_SECRET_KEY is set, nothing can be pushed"
+            return "stripe: neither STRIPE_SECRET_KEY nor STRIPE_TEST_SECRET_KEY is set, nothing can be pushed"
         if self._stripe_known is None or time.monotonic() - self._stripe_known[0] > STRIPE_CACHED_SECONDS:
             try:
                 self._stripe.run()
