@@ -211,8 +211,8 @@ add column first_ts timestamptz,
 add column quantity_first numeric(38, 12),
 add column unit_microseconds numeric;
 update counters set primary_count = event_count;
+-- squawk-ignore ban-drop-constraint
 alter table counters drop constraint counters_pkey;
--- squawk-ignore constraint-missing-not-valid,disallowed-unique-constraint,adding-serial-primary-key-field
 alter table counters add constraint counters_pkey
 primary key (tenant_id, customer_ref, meter, day, segment_start, dimensions, is_late);
 comment on column counters.meter is 'Name of the meter; empty: events that no meter counts.';
@@ -262,7 +262,8 @@ comment on column backfills.voided_count is 'Of its accepted events, how many it
 alter table backfills drop column reverted_at, drop column reverted_by, drop column voided_count;
 drop table slice_recounts;
 drop table counter_items;
-delete from counters where is_late or dimensions <> '' or meter = '';
+delete from counters
+where is_late or dimensions <> '' or meter = '';
 alter table counters drop constraint counters_pkey;
 alter table counters add constraint counters_pkey primary key (tenant_id, customer_ref, meter, day, segment_start);
 alter table counters
