@@ -104,38 +104,41 @@ delete from customer_aliases
 where tenant_id = %(tenant_id)s and customer_ref = %(customer_ref)s and alias_ref = %(alias_ref)s;
 
 -- name: delete_other_phases
--- Phases of a customer that are not among these.
+-- Phases of a customer that are not exactly one of these.
 delete from billing_phases as p
 where
     p.tenant_id = %(tenant_id)s
     and p.customer_ref = %(customer_ref)s
-    and not exists (
-        select 1
-        from unnest(%(meters)s::text[], %(starts)s::timestamptz[]) as kept (meter, starts_at)
-        where kept.meter = p.meter and kept.starts_at = p.starts_at
+    and (p.meter, p.starts_at, p.cadence, p.cadence_count, p.anchor_at, p.reason) not in (
+        select kept.meter, kept.starts_at, kept.cadence, kept.cadence_count, kept.anchor_at, kept.reason
+        from
+            unnest(
+                %(meters)s::text[], %(starts)s::timestamptz[], %(cadences)s::text[], %(counts)s::integer[],
+                %(anchors)s::timestamptz[], %(reasons)s::text[]
+            ) as kept (meter, starts_at, cadence, cadence_count, anchor_at, reason)
     );
 
--- name: put_phase
--- One phase; what is the same already stays as it was recorded.
-insert into billing_phases as p (
+-- name: insert_phases
+-- Phases of a customer; what is there already stays as it was recorded.
+insert into billing_phases (
     tenant_id, customer_ref, meter, starts_at, cadence, cadence_count, anchor_at, reason, created_at
 )
-values (
-    %(tenant_id)s, %(customer_ref)s, %(meter)s, %(starts_at)s, %(cadence)s, %(cadence_count)s, %(anchor_at)s,
-    %(reason)s, %(now)s
-)
-on conflict (tenant_id, customer_ref, meter, starts_at) do update
-    set
-        cadence = excluded.cadence,
-        cadence_count = excluded.cadence_count,
-        anchor_at = excluded.anchor_at,
-        reason = excluded.reason,
-        created_at = excluded.created_at
-    where
-        p.cadence <> excluded.cadence
-        or p.cadence_count <> excluded.cadence_count
-        or p.anchor_at <> excluded.anchor_at
-        or p.reason <> excluded.reason;
+select
+    %(tenant_id)s,
+    %(customer_ref)s,
+    added.meter,
+    added.starts_at,
+    added.cadence,
+    added.cadence_count,
+    added.anchor_at,
+    added.reason,
+    %(now)s
+from
+    unnest(
+        %(meters)s::text[], %(starts)s::timestamptz[], %(cadences)s::text[], %(counts)s::integer[],
+        %(anchors)s::timestamptz[], %(reasons)s::text[]
+    ) as added (meter, starts_at, cadence, cadence_count, anchor_at, reason)
+on conflict (tenant_id, customer_ref, meter, starts_at) do nothing;
 
 -- name: delete_items
 -- The customer has no subscription items at an account, or at any when none is named.

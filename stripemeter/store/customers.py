@@ -179,26 +179,19 @@ def replace_phases(
     tx: Tx, tenant_id: str, customer_ref: str, phases: Collection[CustomerPhase], *, now: datetime
 ) -> None:
     """Make the customer's phases exactly these. The fold's cursor must be locked."""
-    scope = {"tenant_id": tenant_id, "customer_ref": customer_ref}
-    tx.execute(
-        _Q["delete_other_phases"],
-        {
-            **scope,
-            "meters": [phase.meter for phase in phases],
-            "starts": [phase.phase.starts_at for phase in phases],
-        },
-    )
-    for phase in phases:
-        values = {
-            "meter": phase.meter,
-            "starts_at": phase.phase.starts_at,
-            "cadence": phase.phase.cadence,
-            "cadence_count": phase.phase.cadence_count,
-            "anchor_at": phase.phase.anchor_at,
-            "reason": phase.reason,
-            "now": now,
-        }
-        tx.execute(_Q["put_phase"], {**scope, **values})
+    parameters = {
+        "tenant_id": tenant_id,
+        "customer_ref": customer_ref,
+        "meters": [each.meter for each in phases],
+        "starts": [each.phase.starts_at for each in phases],
+        "cadences": [each.phase.cadence for each in phases],
+        "counts": [each.phase.cadence_count for each in phases],
+        "anchors": [each.phase.anchor_at for each in phases],
+        "reasons": [each.reason for each in phases],
+        "now": now,
+    }
+    tx.execute(_Q["delete_other_phases"], parameters)
+    tx.execute(_Q["insert_phases"], parameters)
 
 
 def replace_items(
