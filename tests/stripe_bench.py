@@ -13,7 +13,9 @@ from pydantic import SecretStr
 
 from stripemeter.billing import BillingSink, open_sink
 from stripemeter.metering.days import month_bounds
+from stripemeter.metering.segments import BEGINNING, parse_phase
 from stripemeter.pipeline.push_customer import RetryPolicy
+from stripemeter.store.customers import CustomerPhase, replace_phases
 from stripemeter.store.mappings import CustomerBinding, PriceMapping, bind_customer, create_mapping
 from stripemeter.store.postgres import transaction
 from tests.emulator import RunningEmulator
@@ -70,11 +72,20 @@ class StripeBench:
                 insert into counters (tenant_id, customer_ref, meter, day, segment_start, event_count, quantity_sum,
                     quantity_min, quantity_max, quantity_last, last_ts, last_seq)
                 values (%s, %s, 'calls', %s, %s, 1, %s, 0, 0, 0, now(), 1)
-                on conflict (tenant_id, customer_ref, meter, day, segment_start)
+                on conflict (tenant_id, customer_ref, meter, day, segment_start, dimensions, is_late)
                 do update set quantity_sum = excluded.quantity_sum, event_count = counters.event_count + 1
                 """,
                 (self.tenant, customer_ref, day, segment or month_bounds(day)[0], Decimal(quantity)),
             )
+
+    def cut(self, *starts: datetime, customer_ref: str = "ada") -> None:
+        """Make months that begin at these instants too, and nothing else, the customer's segments."""
+        phases = [
+            CustomerPhase(meter="", phase=parse_phase(cadence="month", starts_at=start, anchor_at=BEGINNING), reason="")
+            for start in starts
+        ]
+        with transaction(self.pool) as tx:
+            replace_phases(tx, self.tenant, customer_ref, phases, now=NOW)
 
     def entries(self) -> list[dict[str, Any]]:
         """The outbox, in the order it was planned."""

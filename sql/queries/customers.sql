@@ -13,6 +13,13 @@ from billing_phases
 where %(tenants)s::text[] is null or tenant_id = any(%(tenants)s::text[])
 order by tenant_id, customer_ref, meter, starts_at;
 
+-- name: load_phases_of
+-- Billing phases of one customer that a meter may follow: its own, and those of every meter.
+select meter, starts_at, cadence, cadence_count, anchor_at
+from billing_phases
+where tenant_id = %(tenant_id)s and customer_ref = %(customer_ref)s and meter in (%(meter)s, '')
+order by meter, starts_at;
+
 -- name: find_alias
 -- The customer a reference is another name of; no row when it is none.
 select customer_ref

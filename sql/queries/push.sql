@@ -63,54 +63,54 @@ where
     and coalesce(e.next_attempt_at, '-infinity') <= %(now)s
 order by tenant_id, meter, customer_ref;
 
--- name: has_unpushed
--- Whether a push would find something to send: as find_targets, for every account, and only days with a free minute.
-select
-    exists (
-        select 1
-        from push_entries as e
-        inner join price_mappings as m on e.mapping_id = m.id
+-- name: has_due_entry
+-- Whether a row in flight is due, at any account.
+select exists(
+    select 1
+    from push_entries as e
+    inner join price_mappings as m on e.mapping_id = m.id
+    where
+        m.mode = any(%(modes)s)
+        and e.state in ('planned', 'sending')
+        and coalesce(e.lease_until, '-infinity') <= %(now)s
+        and coalesce(e.next_attempt_at, '-infinity') <= %(now)s
+) as has_due_entry;
+
+-- name: scan_unpushed
+-- Days a push would plan: as find_targets, for every account; of the open day only with its current minute free.
+select d.tenant_id, d.customer_ref, d.meter, d.day, d.segment_start
+from push_days as d
+where
+    d.mode = any(%(modes)s)
+    and d.day >= %(first_day)s
+    and d.day <= %(today)s
+    and d.counted <> d.planned
+    and not exists (
+        select 1 from push_entries as e
         where
-            m.mode = any(%(modes)s)
-            and e.state in ('planned', 'sending')
-            and coalesce(e.lease_until, '-infinity') <= %(now)s
-            and coalesce(e.next_attempt_at, '-infinity') <= %(now)s
+            e.stripe_account_id = d.stripe_account_id
+            and e.stripe_event_name = d.stripe_event_name
+            and e.stripe_customer_id = d.stripe_customer_id
+            and (
+                e.state in ('planned', 'sending')
+                or (e.state in ('rejected', 'quarantined') and e.released_at is null)
+            )
     )
-    or exists (
-        select 1
-        from push_days as d
-        where
-            d.mode = any(%(modes)s)
-            and d.day >= %(first_day)s
-            and d.day <= %(today)s
-            and d.counted <> d.planned
+    and (
+        d.day < %(today)s
+        or (
+            d.segment_start <= %(minute)s
+            and d.day = (%(minute)s at time zone 'UTC')::date
             and not exists (
                 select 1 from push_entries as e
                 where
                     e.stripe_account_id = d.stripe_account_id
                     and e.stripe_event_name = d.stripe_event_name
                     and e.stripe_customer_id = d.stripe_customer_id
-                    and (
-                        e.state in ('planned', 'sending')
-                        or (e.state in ('rejected', 'quarantined') and e.released_at is null)
-                    )
+                    and e.stamped_at = %(minute)s
             )
-            and (
-                d.day < %(today)s
-                or (
-                    d.segment_start <= %(minute)s
-                    and d.day = (%(minute)s at time zone 'UTC')::date
-                    and not exists (
-                        select 1 from push_entries as e
-                        where
-                            e.stripe_account_id = d.stripe_account_id
-                            and e.stripe_event_name = d.stripe_event_name
-                            and e.stripe_customer_id = d.stripe_customer_id
-                            and e.stamped_at = %(minute)s
-                    )
-                )
-            )
-    ) as has_unpushed;
+        )
+    );
 
 -- name: lock_target
 -- One planner per (account, event name, customer) until the transaction ends.

@@ -18,7 +18,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_DOWN, Context, Decimal
 from uuid import UUID
 
-from stripemeter.metering.days import day_bounds, month_bounds
+from stripemeter.metering.days import day_bounds
 
 MAX_DIGITS = 15
 """Significant digits of one value. Source: Stripe changelog 2026-04-22, billing meter event values validation."""
@@ -77,15 +77,17 @@ def current_minute(now: datetime) -> datetime:
     return minute - MINUTE if is_reserved else minute
 
 
-def choose_minute(*, day: date, segment_start: datetime, now: datetime, used: Collection[datetime]) -> datetime | None:
+def choose_minute(
+    *, day: date, segment_start: datetime, segment_end: datetime, now: datetime, used: Collection[datetime]
+) -> datetime | None:
     """An unused whole minute of the day inside its segment, not after `now` and not older than STAMP_WINDOW.
 
-    A closed day counts back from its end; the open day offers its current minute and nothing else, so that one
-    customer's deltas are at least a minute apart. None: wait for the next minute, or the day has none left.
+    A segment may begin and end at any second: a minute that a boundary cuts belongs to neither side. A closed day (or a
+    part of it whose segment has ended) counts back from its end; the open one offers its current minute and nothing
+    else, so that one customer's deltas are at least a minute apart. None: wait for the next minute, or there is none
+    (left).
     """
-    day_start, day_end = day_bounds(day)
-    start = _ceil_minute(max(day_start, segment_start))
-    end = min(day_end, _floor_minute(month_bounds(segment_start.astimezone(UTC).date())[1]))
+    start, end = whole_minutes(day=day, segment_start=segment_start, segment_end=segment_end)
     if now < end:
         minute = current_minute(now)
         return minute if start <= minute and minute not in used else None
@@ -97,6 +99,12 @@ def choose_minute(*, day: date, segment_start: datetime, now: datetime, used: Co
             return minute
         minute -= MINUTE
     return None
+
+
+def whole_minutes(*, day: date, segment_start: datetime, segment_end: datetime) -> tuple[datetime, datetime]:
+    """The stretch `[start, end)` of whole minutes that lie in the day and the segment; none when end <= start."""
+    day_start, day_end = day_bounds(day)
+    return _ceil_minute(max(day_start, segment_start)), _floor_minute(min(day_end, segment_end))
 
 
 def push_identifier(delta: Delta, *, entry_id: UUID) -> str:

@@ -17,11 +17,12 @@ import bisect
 import calendar
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from operator import attrgetter
 from typing import Literal, get_args
 
 from stripemeter.errors import InvalidInput
+from stripemeter.metering.days import day_bounds
 
 Cadence = Literal["day", "week", "month", "quarter", "year"]
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
@@ -82,6 +83,14 @@ def segment_at(phases: Sequence[BillingPhase], at: datetime) -> Segment:
     if following < len(phases):
         end = min(end, phases[following].starts_at)
     return Segment(start=start, end=end)
+
+
+def day_segment(phases: Sequence[BillingPhase], day: date, start: datetime) -> Segment:
+    """The segment that a counter's part of a day begins in, given the start the counter was counted under.
+
+    Its start is another than the counter's when the phases have changed and the counter is from before.
+    """
+    return segment_at(phases, max(day_bounds(day)[0], start))
 
 
 def segment_starts(phases: Sequence[BillingPhase], first: datetime, last: datetime) -> list[datetime]:

@@ -20,11 +20,13 @@ from decimal import Decimal
 from psycopg_pool import ConnectionPool
 
 from stripemeter.billing.sink import BillingSink, Mode
-from stripemeter.metering.deltas import current_minute, first_open_day
+from stripemeter.metering.deltas import current_minute, first_open_day, whole_minutes
+from stripemeter.metering.segments import day_segment
 from stripemeter.pipeline.push_customer import DEFAULT_RETRIES, Outcome, Pushed, PushRun, RetryPolicy, push_customer
 from stripemeter.store import push_entries
-from stripemeter.store.postgres import transaction
-from stripemeter.store.push_entries import BlockingEntry, HeldDay
+from stripemeter.store.customers import load_phases_of
+from stripemeter.store.postgres import Tx, transaction
+from stripemeter.store.push_entries import BlockingEntry, HeldDay, UnpushedDay
 
 MAX_ROWS = 1000
 """Most rows of a report; the counts are of all of them."""
@@ -112,17 +114,26 @@ def push_usage(
 def has_unpushed_usage(pool: ConnectionPool, *, now: datetime, modes: Sequence[Mode] = ("shadow",)) -> bool:
     """Whether a push would find something to send now; False while everything lacking is held, blocked or waiting.
 
-    One read-only query; it calls nobody.
+    Reads our tables; it calls nobody.
     """
     with transaction(pool) as tx:
-        return push_entries.has_unpushed(
+        if push_entries.has_due_entry(tx, modes=modes, now=now):
+            return True
+        unpushed = push_entries.scan_unpushed(
             tx,
             modes=modes,
             first_day=first_open_day(now),
             today=now.astimezone(UTC).date(),
             minute=current_minute(now),
-            now=now,
         )
+        return any(_can_stamp(tx, day) for day in unpushed)
+
+
+def _can_stamp(tx: Tx, day: UnpushedDay) -> bool:
+    phases = load_phases_of(tx, day.tenant_id, day.customer_ref, day.meter)
+    end = day_segment(phases, day.day, day.segment_start).end
+    minutes = whole_minutes(day=day.day, segment_start=day.segment_start, segment_end=end)
+    return minutes[0] < minutes[1]
 
 
 def _report(

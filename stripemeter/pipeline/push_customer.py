@@ -49,7 +49,7 @@ LEASE = timedelta(seconds=60)
 """How long a claimed row is left alone by others: more than twice the longest a request may take."""
 FIRST_BACKOFF = timedelta(seconds=15)
 LAST_BACKOFF = timedelta(minutes=15)
-WAITS = "waits for the day's next free minute"
+WAITS = "waits for a free whole minute of the day inside its segment"
 SILENT_CUSTOMERS = 5
 """After so many customers in a row without any answer from Stripe, the rest is left for the next push."""
 

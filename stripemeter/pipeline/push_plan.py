@@ -10,7 +10,9 @@ import uuid
 from datetime import UTC, datetime
 
 from stripemeter.metering.deltas import Delta, choose_minute, first_open_day, push_identifier, sendable
+from stripemeter.metering.segments import day_segment
 from stripemeter.store import push_entries
+from stripemeter.store.customers import load_phases_of
 from stripemeter.store.postgres import Tx
 from stripemeter.store.push_entries import LackingDay, PushEntry, PushTarget
 
@@ -22,10 +24,12 @@ def plan_next(tx: Tx, target: PushTarget, *, now: datetime) -> PushEntry | list[
     """
     waiting: list[LackingDay] = []
     today = now.astimezone(UTC).date()
+    phases = load_phases_of(tx, target.tenant_id, target.customer_ref, target.meter)
     for lacking in push_entries.load_lacking_days(tx, target, first_day=first_open_day(now), today=today):
         minute = choose_minute(
             day=lacking.day,
             segment_start=lacking.segment_start,
+            segment_end=day_segment(phases, lacking.day, lacking.segment_start).end,
             now=now,
             used=push_entries.load_used_minutes(tx, target, lacking.day),
         )

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import groupby
 
@@ -20,10 +20,13 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.billing.sink import BillingSink
 from stripemeter.errors import OutcomeUnknown, StripeRejected, Unavailable
-from stripemeter.metering.days import day_bounds, month_bounds
-from stripemeter.metering.deltas import first_open_day
+from stripemeter.metering.days import day_bounds
+from stripemeter.metering.deltas import first_open_day, whole_minutes
 from stripemeter.metering.drift import DayState, judge_day
+from stripemeter.metering.rulebook import TenantRules
+from stripemeter.metering.segments import BillingPhase, segment_at, segment_starts
 from stripemeter.store import push_entries, reconciliations
+from stripemeter.store.customers import load_phases
 from stripemeter.store.postgres import transaction
 from stripemeter.store.reconciliations import LocalDay, ReconciledDay
 
@@ -34,6 +37,10 @@ SILENT_CUSTOMERS = 5
 EXPLAINED = ("unsent", "in_flight")
 """Causes that pass by themselves: the next push, or a few minutes."""
 
+TICK = timedelta(microseconds=1)
+
+_Phases = Mapping[str, Mapping[tuple[str, str], Sequence[BillingPhase]]]
+"""By tenant: the phases of each (customer, meter)."""
 _Reading = Mapping[tuple[datetime, date], Decimal]
 
 
@@ -93,8 +100,9 @@ def reconcile_usage(
         local = reconciliations.load_local_days(
             tx, stripe_account_id=account, mode=sink.mode, first_day=first, today=today
         )
+        phases = load_phases(tx, sorted({day.tenant_id for day in local}))
     customers = [list(days) for _, days in groupby(local, key=lambda day: (day.mapping_id, day.customer_ref))]
-    reader = _Reader(sink=sink, first=first, today=today)
+    reader = _Reader(sink=sink, phases=phases, first=first, today=today)
     verdicts: list[ReconciledDay] = []
     confirmed = 0
     with ThreadPoolExecutor(max_workers=max_workers, thread_name_prefix="reconcile") as workers:
@@ -117,8 +125,9 @@ def reconcile_usage(
 class _Reader:
     """Stripe's side, customer by customer; gives up on Stripe after SILENT_CUSTOMERS in a row."""
 
-    def __init__(self, *, sink: BillingSink, first: date, today: date) -> None:
+    def __init__(self, *, sink: BillingSink, phases: _Phases, first: date, today: date) -> None:
         self._sink = sink
+        self._phases = phases
         self._first = first
         self._today = today
         self._silent = 0
@@ -137,9 +146,10 @@ class _Reader:
         return reading
 
     def _read(self, days: Sequence[LocalDay]) -> _Reading:
-        """Whole days in one reading; a day cut by a segment boundary by itself.
+        """Whole days in one reading; a day cut by a segment boundary part by part.
 
-        Days only Stripe knows come out under the segment of their month.
+        What only Stripe knows comes out under the segment that holds it by now. A counter's day of a segment that the
+        phases no longer make holds nothing there: Stripe's minutes of it belong to the segments there are.
         """
         target = days[0]
         daily = self._sink.read_daily_quantities(
@@ -148,28 +158,31 @@ class _Reader:
             first=self._first,
             last=self._today,
         )
-        found = {(month_bounds(day)[0], day): quantity for day, quantity in daily.items()}
-        for day in days:
-            found.pop((month_bounds(day.day)[0], day.day), None)
-        for day in days:
-            start, end = _bounds(day)
-            found[day.segment_start, day.day] = (
-                daily.get(day.day, Decimal(0))
-                if (start, end) == day_bounds(day.day)
-                else self._sink.read_quantity(
-                    stripe_meter_id=target.stripe_meter_id,
-                    stripe_customer_id=target.stripe_customer_id,
-                    start=start,
-                    end=end,
+        rules = TenantRules(phases=self._phases.get(target.tenant_id, {}))
+        phases = rules.phases_of(target.customer_ref, target.meter)
+        found = {(day.segment_start, day.day): Decimal(0) for day in days}
+        wanted = {day.day for day in days} | {day for day, quantity in daily.items() if quantity}
+        for day in sorted(wanted):
+            first, last = day_bounds(day)
+            for start in segment_starts(phases, first, last - TICK):
+                minutes = whole_minutes(
+                    day=day, segment_start=start, segment_end=segment_at(phases, max(start, first)).end
                 )
-            )
+                if (start, day) in found or daily.get(day):
+                    found[start, day] = self._read_part(target, minutes, day, daily)
         return found
 
-
-def _bounds(day: LocalDay) -> tuple[datetime, datetime]:
-    start, end = day_bounds(day.day)
-    segment_end = month_bounds(day.segment_start.astimezone(UTC).date())[1]
-    return max(start, day.segment_start), min(end, segment_end)
+    def _read_part(
+        self, target: LocalDay, minutes: tuple[datetime, datetime], day: date, daily: Mapping[date, Decimal]
+    ) -> Decimal:
+        start, end = minutes
+        if minutes == day_bounds(day):
+            return daily.get(day, Decimal(0))
+        if start >= end:
+            return Decimal(0)
+        return self._sink.read_quantity(
+            stripe_meter_id=target.stripe_meter_id, stripe_customer_id=target.stripe_customer_id, start=start, end=end
+        )
 
 
 def _judge(

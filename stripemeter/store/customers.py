@@ -54,6 +54,11 @@ class Customer:
     created_at: datetime | None
     updated_at: datetime | None
 
+    def phases_of(self, meter: str) -> list[BillingPhase]:
+        """The phases that cut a meter's time: its own, else those of every meter; none: the UTC month."""
+        own = [each.phase for each in self.phases if each.meter == meter]
+        return own or [each.phase for each in self.phases if each.meter == ""]
+
 
 def load_aliases(tx: Tx, tenants: Sequence[str] | None) -> dict[str, dict[str, str]]:
     """By tenant: the customer of each alias. Of these tenants, or of all; tenants without any are absent."""
@@ -69,6 +74,14 @@ def load_phases(tx: Tx, tenants: Sequence[str] | None) -> dict[str, dict[tuple[s
     for tenant, customer, meter, *phase in tx.execute(_Q["load_phases"], {"tenants": _listed(tenants)}):
         found[tenant][customer, meter].append(_phase(phase))
     return {tenant: dict(phases) for tenant, phases in found.items()}
+
+
+def load_phases_of(tx: Tx, tenant_id: str, customer_ref: str, meter: str) -> list[BillingPhase]:
+    """The phases that cut a meter's time for a customer: its own, else those of every meter; none: the UTC month."""
+    parameters = {"tenant_id": tenant_id, "customer_ref": customer_ref, "meter": meter}
+    rows = tx.execute(_Q["load_phases_of"], parameters).fetchall()
+    own = [_phase(phase) for name, *phase in rows if name == meter]
+    return own or [_phase(phase) for _, *phase in rows]
 
 
 def resolve_customer(tx: Tx, tenant_id: str, ref: str) -> str:

@@ -6,7 +6,7 @@ means (`pipeline.push_customer`), the rules of minutes and identifiers (`meterin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -48,6 +48,17 @@ class LackingDay:
     counted: Decimal
     planned: Decimal
     entry_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpushedDay:
+    """A day of a customer and meter that Stripe lacks something of."""
+
+    tenant_id: str
+    customer_ref: str
+    meter: str
+    day: date
+    segment_start: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,13 +153,19 @@ def find_targets(
         return cursor.execute(_Q["find_targets"], values).fetchall()
 
 
-def has_unpushed(
-    tx: Tx, *, modes: Sequence[str], first_day: date, today: date, minute: datetime, now: datetime
-) -> bool:
-    """Whether a push would find something to send now."""
-    values = {"modes": list(modes), "first_day": first_day, "today": today, "minute": minute, "now": now}
-    row = tx.execute(_Q["has_unpushed"], values).fetchone()
+def has_due_entry(tx: Tx, *, modes: Sequence[str], now: datetime) -> bool:
+    """Whether a row in flight may be sent now."""
+    row = tx.execute(_Q["has_due_entry"], {"modes": list(modes), "now": now}).fetchone()
     return row is not None and bool(row[0])
+
+
+def scan_unpushed(
+    tx: Tx, *, modes: Sequence[str], first_day: date, today: date, minute: datetime
+) -> Iterator[UnpushedDay]:
+    """Days a push would plan now, if their segment has a whole minute of the day; read as far as they are asked for."""
+    values = {"modes": list(modes), "first_day": first_day, "today": today, "minute": minute}
+    with tx.cursor("unpushed", row_factory=class_row(UnpushedDay)) as cursor:
+        yield from cursor.execute(_Q["scan_unpushed"], values)
 
 
 def lock_target(tx: Tx, target: PushTarget) -> None:

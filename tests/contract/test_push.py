@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 
 import pytest
 from psycopg_pool import ConnectionPool
 
 from stripemeter.pipeline.push import PushReport, has_unpushed_usage, push_usage
+from stripemeter.pipeline.push_customer import WAITS
 from tests.emulator import RunningEmulator
 from tests.stripe_bench import NO_PAUSE, NOW, ONCE, TODAY, StripeBench, open_bench
 
@@ -96,14 +97,41 @@ def test_the_oldest_day_goes_while_it_has_a_minute_in_the_window(bench: StripeBe
     assert bench.at_stripe(oldest) == 7
 
 
-def test_every_day_of_a_month_in_two_segments(bench: StripeBench) -> None:
-    """A day with two segments is two events, each inside its own; Stripe's day is their sum."""
-    noon = datetime.combine(YESTERDAY, NOW.time().replace(second=0), NOW.tzinfo)
+def test_a_day_in_two_segments_is_two_events(bench: StripeBench) -> None:
+    """Each is strictly inside its own segment, whatever second the boundary is; Stripe's day is their sum."""
+    boundary = datetime.combine(YESTERDAY, time(12, 0, 17), UTC)
+    bench.cut(boundary)
     bench.count("5", YESTERDAY)
-    bench.count("6", YESTERDAY, segment=noon)
+    bench.count("6", YESTERDAY, segment=boundary)
     push_usage(bench.pool, bench.sink, now=NOW)
     assert bench.at_stripe(YESTERDAY) == 11
-    assert all(entry["stamped_at"] >= entry["segment_start"] for entry in bench.entries())
+    stamped = {entry["delta"]: entry["stamped_at"].time() for entry in bench.entries()}
+    assert stamped == {Decimal(5): time(11, 59), Decimal(6): time(23, 59)}
+
+
+def test_what_has_no_whole_minute_waits_and_asks_for_no_push(bench: StripeBench) -> None:
+    """Half a minute of a day in a segment: reported, never stamped outside it, and no reason to push again."""
+    boundary = datetime.combine(YESTERDAY, time(0, 0, 30), UTC)
+    bench.cut(boundary)
+    bench.count("5", YESTERDAY)
+    assert not has_unpushed_usage(bench.pool, now=NOW)
+    bench.count("6", YESTERDAY, segment=boundary)
+    assert has_unpushed_usage(bench.pool, now=NOW)
+    report = push_usage(bench.pool, bench.sink, now=NOW)
+    assert (report.accepted, report.waiting, bench.at_stripe(YESTERDAY)) == (1, 1, 6)
+    (row,) = (row for row in report.rows if row.outcome == "waiting")
+    assert (row.delta, row.reason) == (Decimal(5), WAITS)
+
+
+def test_a_segment_that_ended_this_morning_is_closed(bench: StripeBench) -> None:
+    """Its part of today counts back from its end; only the new segment's part takes the current minute."""
+    boundary = NOW.replace(hour=6, minute=30, second=1)
+    bench.cut(boundary)
+    bench.count("5")
+    bench.count("6", segment=boundary)
+    push_usage(bench.pool, bench.sink, now=NOW)
+    stamped = {entry["delta"]: entry["stamped_at"].time() for entry in bench.entries()}
+    assert stamped == {Decimal(5): time(6, 29), Decimal(6): time(12, 0)}
 
 
 @pytest.mark.parametrize(

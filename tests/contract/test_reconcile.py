@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 
 import pytest
@@ -109,6 +109,41 @@ def test_another_writer_is_found(bench: StripeBench) -> None:
         ("within_epsilon", "foreign_writer", Decimal(-2)),
     ]
     assert (report.unexplained, report.within_epsilon) == (1, 1)
+
+
+def test_the_parts_of_an_anchor_day_are_compared_by_themselves(bench: StripeBench) -> None:
+    """A boundary at any second: each side against Stripe's minutes of it, and what is only there is found there."""
+    boundary = datetime.combine(YESTERDAY, time(12, 0, 17), UTC)
+    bench.cut(boundary)
+    bench.count("5", YESTERDAY)
+    bench.count("6", YESTERDAY, segment=boundary)
+    push_usage(bench.pool, bench.sink, now=NOW)
+    report = reconcile_usage(bench.pool, bench.sink, now=NOW)
+    assert (report.days, report.ok, report.confirmed) == (2, 2, 2)
+    with transaction(bench.pool) as tx:
+        tx.execute("delete from counters where segment_start = %s", (boundary,))
+    row = only_row(bench)
+    assert (row.segment_start, row.local, row.stripe) == (boundary, Decimal(0), Decimal(6))
+
+
+def test_usage_recounted_under_other_segments_converges(bench: StripeBench) -> None:
+    """Phases changed and the day counted again: what was sent under the old segment is taken back, the new one sent."""
+    bench.count("5", YESTERDAY)
+    push_usage(bench.pool, bench.sink, now=NOW)
+    boundary = datetime.combine(YESTERDAY - timedelta(days=2), time(8), UTC)
+    bench.cut(boundary)
+    with transaction(bench.pool) as tx:
+        tx.execute("delete from counters")
+    bench.count("5", YESTERDAY, segment=boundary)
+    for _ in range(2):
+        push_usage(bench.pool, bench.sink, now=NOW)
+        report = reconcile_usage(bench.pool, bench.sink, now=NOW)
+        assert (report.rows, bench.at_stripe(YESTERDAY)) == ((), Decimal(5))
+    assert {(entry["delta"], entry["segment_start"] == boundary) for entry in bench.entries()} == {
+        (Decimal(5), False),
+        (Decimal(-5), False),
+        (Decimal(5), True),
+    }
 
 
 def test_a_deleted_customer_is_told_from_a_silent_stripe(bench: StripeBench) -> None:

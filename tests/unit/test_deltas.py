@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -24,12 +25,13 @@ from stripemeter.metering.deltas import (
     idempotency_key,
     push_identifier,
     sendable,
+    whole_minutes,
 )
 
 NOW = datetime(2026, 11, 23, 12, 0, 30, tzinfo=UTC)
 TODAY = NOW.date()
 YESTERDAY = TODAY - timedelta(days=1)
-MONTH = month_bounds(TODAY)[0]
+MONTH, MONTH_END = month_bounds(TODAY)
 ENTRY = UUID("12345678-1234-5678-1234-567812345678")
 DELTA = Delta(
     stripe_account_id="acct_1",
@@ -41,6 +43,19 @@ DELTA = Delta(
     stamped_at=NOW.replace(second=0),
     quantity=Decimal("1.50"),
 )
+
+
+def choose(
+    *,
+    day: date,
+    now: datetime,
+    used: Collection[datetime],
+    segment_start: datetime = MONTH,
+    end: datetime | None = None,
+) -> datetime | None:
+    """choose_minute in the month of the day, unless its segment says otherwise."""
+    start = segment_start if segment_start != MONTH else month_bounds(day)[0]
+    return choose_minute(day=day, segment_start=start, segment_end=end or month_bounds(day)[1], now=now, used=used)
 
 
 def at(hour: int, minute: int, day: date = TODAY, second: int = 0) -> datetime:
@@ -80,18 +95,18 @@ def test_the_open_day_offers_its_current_minute_only() -> None:
     """Today: the latest whole minute, every fourth left free; taken or reserved means wait."""
     assert current_minute(at(12, 0, second=59)) == at(12, 0)
     assert current_minute(at(12, 3, second=59)) == at(12, 2)
-    assert choose_minute(day=TODAY, segment_start=MONTH, now=NOW, used=()) == at(12, 0)
-    assert choose_minute(day=TODAY, segment_start=MONTH, now=NOW, used={at(12, 0)}) is None
-    assert choose_minute(day=TODAY, segment_start=at(12, 0, second=1), now=NOW, used=()) is None
+    assert choose(day=TODAY, now=NOW, used=()) == at(12, 0)
+    assert choose(day=TODAY, now=NOW, used={at(12, 0)}) is None
+    assert choose(day=TODAY, segment_start=at(12, 0, second=1), now=NOW, used=()) is None
 
 
 def test_a_closed_day_counts_back_from_its_end() -> None:
     """Yesterday: the last unused minute of the day."""
-    assert choose_minute(day=YESTERDAY, segment_start=MONTH, now=NOW, used=()) == at(23, 59, YESTERDAY)
+    assert choose(day=YESTERDAY, now=NOW, used=()) == at(23, 59, YESTERDAY)
     used = {at(23, 59, YESTERDAY), at(23, 57, YESTERDAY)}
-    assert choose_minute(day=YESTERDAY, segment_start=MONTH, now=NOW, used=used) == at(23, 58, YESTERDAY)
+    assert choose(day=YESTERDAY, now=NOW, used=used) == at(23, 58, YESTERDAY)
     every = {day_bounds(YESTERDAY)[0] + MINUTE * number for number in range(1440)}
-    assert choose_minute(day=YESTERDAY, segment_start=MONTH, now=NOW, used=every) is None
+    assert choose(day=YESTERDAY, now=NOW, used=every) is None
 
 
 def test_a_whole_day_of_pushes_leaves_minutes_for_what_is_late() -> None:
@@ -99,46 +114,81 @@ def test_a_whole_day_of_pushes_leaves_minutes_for_what_is_late() -> None:
     start = day_bounds(YESTERDAY)[0]
     used: set[datetime] = set()
     for number in range(1440 * 2):
-        minute = choose_minute(
-            day=YESTERDAY, segment_start=MONTH, now=start + timedelta(seconds=30 * number), used=used
-        )
+        minute = choose(day=YESTERDAY, now=start + timedelta(seconds=30 * number), used=used)
         if minute is not None:
             used.add(minute)
     assert len(used) == 1080
-    assert choose_minute(day=YESTERDAY, segment_start=MONTH, now=NOW, used=used) == at(23, 59, YESTERDAY)
+    assert choose(day=YESTERDAY, now=NOW, used=used) == at(23, 59, YESTERDAY)
 
 
 def test_the_window_leaves_room_for_the_retries() -> None:
     """A minute chosen at the last moment is still inside Stripe's 35 days when the last blind retry goes out."""
     assert timedelta(days=35) > STAMP_WINDOW + RETRY_WINDOW
     oldest = first_open_day(NOW)
-    chosen = choose_minute(day=oldest, segment_start=month_bounds(oldest)[0], now=NOW, used=())
+    chosen = choose(day=oldest, now=NOW, used=())
     assert chosen is not None
     assert chosen >= NOW - STAMP_WINDOW
     before = oldest - timedelta(days=1)
-    assert choose_minute(day=before, segment_start=month_bounds(before)[0], now=NOW, used=()) is None
+    assert choose(day=before, now=NOW, used=()) is None
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (MONTH, (12, 0, 0), (11, 59)),
+        (MONTH, (12, 0, 59), (11, 59)),
+        (MONTH, (0, 1, 0), (0, 0)),
+        (MONTH, (0, 0, 59), None),
+        ((23, 59, 0), None, (23, 59)),
+        ((23, 59, 1), None, None),
+        ((12, 0, 1), (12, 2, 0), (12, 1)),
+        ((12, 0, 1), (12, 1, 59), None),
+    ],
+)
+def test_a_minute_that_a_boundary_cuts_belongs_to_neither_side(
+    start: datetime | tuple[int, int, int], end: tuple[int, int, int] | None, expected: tuple[int, int] | None
+) -> None:
+    """On a day with two segments each is stamped strictly inside itself; half a minute of a day has none at all."""
+    start_at = start if isinstance(start, datetime) else at(*start[:2], YESTERDAY, second=start[2])
+    end_at = MONTH_END if end is None else at(*end[:2], YESTERDAY, second=end[2])
+    found = choose_minute(day=YESTERDAY, segment_start=start_at, segment_end=end_at, now=NOW, used=())
+    assert found == (None if expected is None else at(*expected, YESTERDAY))
+    first, beyond = whole_minutes(day=YESTERDAY, segment_start=start_at, segment_end=end_at)
+    assert (first < beyond) is (expected is not None)
+
+
+def test_a_segment_that_ended_today_counts_back_from_its_end() -> None:
+    """Its part of the day is closed, though the day is not: no delta of it goes into the segment after it."""
+    boundary = at(11, 30, second=20)
+    assert choose(day=TODAY, end=boundary, now=NOW, used=()) == at(11, 29)
+    assert choose(day=TODAY, end=boundary, now=NOW, used={at(11, 29)}) == at(11, 28)
+    assert choose(day=TODAY, segment_start=boundary, end=MONTH_END, now=NOW, used=()) == at(12, 0)
 
 
 @given(
     age=st.integers(min_value=0, max_value=40),
     offset=st.integers(min_value=0, max_value=86_399),
-    segment_offset=st.one_of(st.none(), st.integers(min_value=0, max_value=86_399)),
+    anchor=st.one_of(st.none(), st.integers(min_value=-100, max_value=86_399)),
+    length=st.integers(min_value=1, max_value=100_000),
     used=st.sets(st.integers(min_value=0, max_value=1439), max_size=50),
 )
 def test_a_minute_is_always_whole_unused_inside_and_past(
-    age: int, offset: int, segment_offset: int | None, used: set[int]
+    age: int, offset: int, anchor: int | None, length: int, used: set[int]
 ) -> None:
     """Whatever the day, the clock and the segment: inside both, not in the future, not too old, nobody else's."""
     now = day_bounds(TODAY)[0] + timedelta(seconds=offset)
     day = TODAY - timedelta(days=age)
     start, end = day_bounds(day)
-    segment = month_bounds(day)[0] if segment_offset is None else start + timedelta(seconds=segment_offset)
+    segment, segment_end = month_bounds(day)
+    if anchor is not None:
+        segment = start + timedelta(seconds=anchor)
+        segment_end = segment + timedelta(seconds=length)
     taken = {start + MINUTE * number for number in used}
-    minute = choose_minute(day=day, segment_start=segment, now=now, used=taken)
+    minute = choose_minute(day=day, segment_start=segment, segment_end=segment_end, now=now, used=taken)
     if minute is not None:
         assert minute.second == 0
         assert max(start, segment) <= minute
-        assert minute + MINUTE <= end
+        assert minute + MINUTE <= min(end, segment_end)
         assert now - STAMP_WINDOW <= minute <= now
         assert minute not in taken
 
