@@ -192,7 +192,6 @@ create table counters (
     is_late boolean not null default false,
     primary_count bigint not null default 0 check (primary_count >= 0),
     first_ts timestamptz,
-    quantity_first numeric(38, 12),
     unit_microseconds numeric,
     primary key (tenant_id, customer_ref, meter, day, segment_start, dimensions, is_late),
     constraint counters_ordered check (quantity_min <= quantity_last and quantity_last <= quantity_max)

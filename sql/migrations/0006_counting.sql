@@ -208,11 +208,11 @@ add column dimensions text not null default '',
 add column is_late boolean not null default false,
 add column primary_count bigint not null default 0 check (primary_count >= 0),
 add column first_ts timestamptz,
-add column quantity_first numeric(38, 12),
 add column unit_microseconds numeric;
 update counters set primary_count = event_count;
 -- squawk-ignore ban-drop-constraint
 alter table counters drop constraint counters_pkey;
+-- squawk-ignore constraint-missing-not-valid, adding-serial-primary-key-field
 alter table counters add constraint counters_pkey
 primary key (tenant_id, customer_ref, meter, day, segment_start, dimensions, is_late);
 comment on column counters.meter is 'Name of the meter; empty: events that no meter counts.';
@@ -268,7 +268,7 @@ alter table counters drop constraint counters_pkey;
 alter table counters add constraint counters_pkey primary key (tenant_id, customer_ref, meter, day, segment_start);
 alter table counters
 drop column dimensions, drop column is_late, drop column primary_count, drop column first_ts,
-drop column quantity_first, drop column unit_microseconds;
+drop column unit_microseconds;
 drop table adjustment_transitions;
 drop table adjustments;
 drop table lateness_windows;

@@ -82,6 +82,56 @@ where received_on > (now() at time zone 'UTC')::date - %(days)s::integer
 group by received_on
 order by received_on desc;
 
+-- name: load_slice
+-- As scan.sql's scan_day, of one tenant (and these references of customers, when given), inside the transaction that
+-- changes them: what it has just voided or approved is seen.
+with late as materialized (
+    select
+        event_seq,
+        status
+    from adjustments
+    where
+        reason = 'late_event'
+        and tenant_id = %(tenant_id)s
+        and day = %(day)s
+),
+
+voided as materialized (
+    select seq
+    from event_voids
+    where
+        tenant_id = %(tenant_id)s
+        and ts >= %(start_at)s
+        and ts < %(end_at)s
+)
+
+select
+    event.tenant_id,
+    event.customer_ref,
+    event.metric,
+    event.ts,
+    event.seq,
+    event.quantity::text as quantity,
+    event.received_at,
+    event.source in ('import', 'etl') or event.backfill_id is not null as is_history,
+    coalesce(late.status = 'approved', false) as is_late,
+    event.source,
+    event.resource_id,
+    event.meta::text as meta
+from events as event
+left join late on event.seq = late.event_seq
+where
+    event.tenant_id = %(tenant_id)s
+    and event.ts >= %(start_at)s
+    and event.ts < %(end_at)s
+    and event.xid < %(below)s::xid8
+    and (%(customer_refs)s::text[] is null or event.customer_ref = any(%(customer_refs)s::text[]))
+    and (late.status is null or late.status in ('approved', 'absorbed'))
+    and not exists (
+        select from voided
+        where voided.seq = event.seq
+    );
+
 -- name: load_last_arrival
 -- When the newest ledger row arrived.
 select max(received_at)

@@ -1,7 +1,7 @@
-"""Counting: the one implementation of turning events into counters.
+"""Counting: the one implementation of turning readings into counters.
 
-Belongs here: how events become mergeable counter state. Does not: reading, writing or merging tables (the merge of
-two states is `sql/queries/counters.sql`, the same rules column by column).
+Belongs here: how readings become mergeable counter state. Does not: which meter reads an event (`readings`), reading,
+writing or merging tables (the merge of two states is `sql/queries/counters.sql`, the same rules column by column).
 
 The sum is kept as two columns, whole units and fraction. Polars adds decimals as 128-bit integers and a grouped sum
 wraps around silently: two events of 9e25 with 12 decimals already overflow. Whole units and fractions summed apart
@@ -10,35 +10,50 @@ cannot, below 10**12 events in one frame.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Context, Decimal
+
 import polars as pl
 
-from stripemeter.metering.frames import COUNTERS, GROUP, LEDGER_EVENTS
+from stripemeter.metering.events import canonical_quantity
+from stripemeter.metering.frames import COUNTER_ITEMS, COUNTERS, GROUP, INSTANT, READINGS
+from stripemeter.metering.meters import OTHER, group_rank
 
 _QUANTITY = pl.col("quantity")
+_MICROSECOND = timedelta(microseconds=1)
+_EXACT = Context(prec=200)
+_COUNTER = [name for name in GROUP if name != "dimensions"]
 
 
-def aggregate(events: pl.DataFrame) -> pl.DataFrame:
-    """One row per counter the events touch, sorted by its key.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """State of some readings alone: `counters` of shape COUNTERS, `items` of shape COUNTER_ITEMS, sorted by key."""
+
+    counters: pl.DataFrame
+    items: pl.DataFrame
+
+
+def aggregate(readings: pl.DataFrame) -> Counted:
+    """One counter per group the readings touch.
 
     Args:
-        events: shape LEDGER_EVENTS, any order, each event once.
+        readings: shape READINGS, any order, each once.
 
     Returns:
-        Shape COUNTERS: state of these events alone. `quantity_last` is that of the greatest (ts, seq). Empty in,
-        empty out.
+        `quantity_last` is that of the greatest (ts, seq). Empty in, empty out. Of a meter with dimensions, each
+        counter keeps the `max_groups` combinations that come first by hash; the others share the row OTHER.
     """
-    frame = LEDGER_EVENTS.validate(events)
+    frame = READINGS.validate(readings).with_columns(day=pl.col("ts").dt.date())
+    frame = _limited(frame)
     counters = (
         # Newest ledger row first: arg_max takes the first of equals, so a tie on ts goes to the later row.
         frame.sort("seq", descending=True)
-        .with_columns(
-            day=pl.col("ts").dt.date(),
-            segment_start=pl.col("ts").dt.truncate("1mo"),
-            whole=_QUANTITY.floor(),
-        )
+        .with_columns(whole=_QUANTITY.floor())
         .group_by(GROUP)
         .agg(
             event_count=pl.len().cast(pl.Int64),
+            primary_count=pl.col("is_primary").sum().cast(pl.Int64),
             sum_whole=pl.col("whole").cast(pl.Decimal(38, 0)).sum(),
             sum_fraction=(_QUANTITY - pl.col("whole")).sum(),
             quantity_min=_QUANTITY.min(),
@@ -49,4 +64,58 @@ def aggregate(events: pl.DataFrame) -> pl.DataFrame:
         )
         .sort(GROUP)
     )
-    return COUNTERS.validate(counters)
+    return Counted(counters=COUNTERS.validate(_weighted(counters, frame)), items=COUNTER_ITEMS.validate(_items(frame)))
+
+
+def _limited(frame: pl.DataFrame) -> pl.DataFrame:
+    """The cardinality guard: which combinations keep a row depends on the set of them alone, never on their order."""
+    grouped = frame.filter(pl.col("max_groups") > 0)
+    if grouped.is_empty():
+        return frame
+    combinations = (
+        grouped.group_by(GROUP)
+        .agg(max_groups=pl.col("max_groups").max())
+        .with_columns(rank=pl.col("dimensions").map_elements(group_rank, return_dtype=pl.Binary))
+        .sort(*_COUNTER, "rank")
+        .with_columns(place=pl.int_range(pl.len()).over(_COUNTER))
+    )
+    beyond = combinations.filter(pl.col("place") >= pl.col("max_groups")).select(*GROUP)
+    if beyond.is_empty():
+        return frame
+    marked = frame.join(beyond.with_columns(is_beyond=pl.lit(value=True)), on=list(GROUP), how="left")
+    return marked.with_columns(
+        dimensions=pl.when(pl.col("is_beyond")).then(pl.lit(OTHER)).otherwise(pl.col("dimensions"))
+    ).drop("is_beyond")
+
+
+def _weighted(counters: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
+    """Adds first_ts and unit_microseconds, null but for time-weighted meters."""
+    weighted = frame.filter(pl.col("is_weighted"))
+    if weighted.is_empty():
+        return counters.with_columns(
+            first_ts=pl.lit(None, INSTANT), unit_microseconds=pl.lit(None, pl.String)
+        )
+    groups = weighted.sort("ts", "seq").group_by(GROUP, maintain_order=True).agg("ts", "quantity")
+    rows = [
+        (*(row[name] for name in GROUP), row["ts"][0], canonical_quantity(_unit_microseconds(row["ts"], row["quantity"])))
+        for row in groups.iter_rows(named=True)
+    ]
+    schema = {name: frame.schema[name] for name in GROUP} | {"first_ts": INSTANT, "unit_microseconds": pl.String()}
+    return counters.join(pl.DataFrame(rows, schema=schema, orient="row"), on=list(GROUP), how="left").sort(GROUP)
+
+
+def _unit_microseconds(instants: list, quantities: list) -> Decimal:
+    """Level times time from the first reading to the last; a level holds until the next reading."""
+    total = Decimal(0)
+    for at, until, level in zip(instants, instants[1:], quantities, strict=False):
+        total = _EXACT.add(total, _EXACT.multiply(level, Decimal((until - at) // _MICROSECOND)))
+    return total
+
+
+def _items(frame: pl.DataFrame) -> pl.DataFrame:
+    return (
+        frame.filter(pl.col("item").is_not_null())
+        .group_by(*GROUP, "item")
+        .agg(item_count=pl.len().cast(pl.Int64))
+        .sort(*GROUP, "item")
+    )

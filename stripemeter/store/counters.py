@@ -6,7 +6,7 @@ Belongs here: moving frames of counters into Postgres under the day's lock. Does
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -14,13 +14,19 @@ from functools import reduce
 
 import polars as pl
 
-from stripemeter.metering.frames import COUNTERS
+from stripemeter.metering.aggregation import Counted
+from stripemeter.metering.frames import COUNTER_ITEMS, COUNTERS
+from stripemeter.metering.meters import OTHER
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
 
 _Q = load_queries("counters")
 _ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
 """What COPY's text format reads as something else, the escape character first."""
+
+
+CustomerDay = tuple[str, str, date]
+"""(tenant, customer, day)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,22 +58,58 @@ def lock_days(tx: Tx, days: Iterable[date]) -> None:
         tx.execute(_Q["lock_day"], {"day": day})
 
 
-def merge_counters(tx: Tx, counters: pl.DataFrame) -> None:
-    """Add the states of newly folded events (shape COUNTERS) to what is stored. The days must be locked."""
-    _stage(tx, counters)
+def merge_counters(tx: Tx, counted: Counted, bounds: Mapping[tuple[str, str], int]) -> set[CustomerDay]:
+    """Add the states of newly folded events to what is stored. The days must be locked.
+
+    Args:
+        tx: the fold's transaction.
+        counted: the new states.
+        bounds: `max_groups` of meters with dimensions, by (tenant, meter).
+
+    Returns:
+        What does not simply add and must be counted again from the ledger in this transaction, once the cursor is
+        past the new events.
+    """
+    _stage(tx, counted)
+    again = set(tx.execute(_Q["load_overlapping"]))
     tx.execute(_Q["merge_incoming"])
+    tx.execute(_Q["merge_incoming_items"])
+    if bounds:
+        parameters = {
+            "tenants": [tenant for tenant, _ in bounds],
+            "meters": [meter for _, meter in bounds],
+            "bounds": list(bounds.values()),
+            "other": OTHER,
+        }
+        again |= set(tx.execute(_Q["load_overfull"], parameters))
+    return again
 
 
-def replace_day(tx: Tx, day: date, counters: pl.DataFrame) -> int:
-    """Make the day's counters exactly these (shape COUNTERS); returns how many rows changed. The day must be locked."""
-    _stage(tx, counters)
-    deleted = tx.execute(_Q["delete_surplus"], {"day": day}).rowcount
-    return deleted + tx.execute(_Q["replace_day"], {"day": day}).rowcount
+def replace_day(
+    tx: Tx,
+    day: date,
+    counted: Counted,
+    *,
+    tenant_id: str | None = None,
+    customer_refs: Collection[str] | None = None,
+) -> int:
+    """Make the day's counters exactly these; returns how many rows changed. The day must be locked.
+
+    With a tenant only its counters are replaced, with customers only theirs; `counted` then holds no others.
+    """
+    _stage(tx, counted)
+    scope = {
+        "day": day,
+        "tenant_id": tenant_id,
+        "customer_refs": None if customer_refs is None else sorted(customer_refs),
+    }
+    deleted = sum(tx.execute(_Q[name], scope).rowcount for name in ("delete_surplus", "delete_surplus_items"))
+    return deleted + sum(tx.execute(_Q[name], {"day": day}).rowcount for name in ("replace_day", "replace_items"))
 
 
-def compare_day(tx: Tx, day: date, counters: pl.DataFrame) -> list[CounterMismatch]:
-    """Where the day's stored counters differ from these (shape COUNTERS); empty when they are equal."""
-    _stage(tx, counters)
+def compare_day(tx: Tx, day: date, counted: Counted) -> list[CounterMismatch]:
+    """Where the day's stored counters differ from these; empty when they are equal."""
+    _stage(tx, counted)
     return [
         CounterMismatch(
             day=day,
@@ -78,7 +120,8 @@ def compare_day(tx: Tx, day: date, counters: pl.DataFrame) -> list[CounterMismat
             counted=row[4],
             ledger=row[5],
         )
-        for row in tx.execute(_Q["compare_day"], {"day": day})
+        for name in ("compare_day", "compare_items")
+        for row in tx.execute(_Q[name], {"day": day})
     ]
 
 
@@ -90,13 +133,19 @@ def load_day_totals(tx: Tx, day: date) -> tuple[MeterTotal, ...]:
     )
 
 
-def _stage(tx: Tx, counters: pl.DataFrame) -> None:
-    frame = COUNTERS.validate(counters)
+def _stage(tx: Tx, counted: Counted) -> None:
     tx.execute(_Q["drop_incoming"])
     tx.execute(_Q["create_incoming"])
-    with tx.cursor() as cursor, cursor.copy(_Q["copy_incoming"]) as copy:
-        copy.write(_as_copy_text(frame))
+    tx.execute(_Q["create_incoming_items"])
+    _copy(tx, "copy_incoming", COUNTERS.validate(counted.counters))
+    if not counted.items.is_empty():
+        _copy(tx, "copy_incoming_items", COUNTER_ITEMS.validate(counted.items))
     tx.execute(_Q["analyze_incoming"])
+
+
+def _copy(tx: Tx, name: str, frame: pl.DataFrame) -> None:
+    with tx.cursor() as cursor, cursor.copy(_Q[name]) as copy:
+        copy.write(_as_copy_text(frame))
 
 
 def _as_copy_text(frame: pl.DataFrame) -> str:
@@ -108,5 +157,9 @@ def _as_copy_text(frame: pl.DataFrame) -> str:
         reduce(lambda text, pair: text.str.replace_all(*pair, literal=True), _ESCAPES, pl.col(pl.String))
     )
     return escaped.write_csv(
-        include_header=False, separator="\t", quote_style="never", datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ"
+        include_header=False,
+        separator="\t",
+        quote_style="never",
+        null_value="\\N",
+        datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ",
     )

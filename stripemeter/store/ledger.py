@@ -6,11 +6,16 @@ Belongs here: everything that reads `events` for counting, and the cursor over i
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
+import polars as pl
+
 from stripemeter.errors import InvariantBroken
+from stripemeter.metering.days import day_bounds
+from stripemeter.metering.frames import LEDGER_EVENTS
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
 
@@ -99,6 +104,31 @@ def load_arrivals(tx: Tx, days: int) -> list[Arrivals]:
         )
         for row in tx.execute(_Q["load_arrivals"], {"days": days})
     ]
+
+
+def load_slice(
+    tx: Tx, day: date, *, tenant_id: str, customer_refs: Collection[str] | None, below: int
+) -> pl.DataFrame:
+    """One tenant's events of a day that count, shape LEDGER_EVENTS, as this transaction sees them.
+
+    Of these references of customers, when given; aliases are references of their own here.
+    """
+    start_at, end_at = day_bounds(day)
+    rows = tx.execute(
+        _Q["load_slice"],
+        {
+            "tenant_id": tenant_id,
+            "customer_refs": None if customer_refs is None else sorted(customer_refs),
+            "day": day,
+            "start_at": start_at,
+            "end_at": end_at,
+            "below": str(below),
+        },
+        prepare=False,
+    ).fetchall()
+    schema: dict[str, Any] = {name: column.dtype.type for name, column in LEDGER_EVENTS.columns.items()}
+    frame = pl.DataFrame(rows, schema={**schema, "quantity": pl.String}, orient="row")
+    return LEDGER_EVENTS.validate(frame.with_columns(pl.col("quantity").str.to_decimal(scale=12)))
 
 
 def load_last_arrival(tx: Tx) -> datetime | None:

@@ -20,6 +20,7 @@ from adbc_driver_postgresql import dbapi
 from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import Unavailable
+from stripemeter.metering.aggregation import Counted
 from stripemeter.metering.days import day_bounds
 from stripemeter.metering.frames import ARCHIVED_EVENTS, GROUP, LEDGER_EVENTS
 from stripemeter.store.postgres import database_url_of
@@ -44,12 +45,12 @@ class LedgerScanner:
         return LEDGER_EVENTS.validate(self._scan("scan_window", (str(lower), str(upper))))
 
     def scan_day(self, day: date, *, below: int) -> pl.DataFrame:
-        """Events of one UTC day with xid below the fold's cursor, shape LEDGER_EVENTS.
+        """Events of one UTC day with xid below the fold's cursor that count, shape LEDGER_EVENTS.
 
         Raises:
             Unavailable: the server does not answer.
         """
-        return LEDGER_EVENTS.validate(self._scan("scan_day", (*day_bounds(day), str(below))))
+        return LEDGER_EVENTS.validate(self._scan("scan_day", (*day_bounds(day), str(below), day)))
 
     def scan_archive_day(self, day: date, *, below: int) -> pl.DataFrame:
         """As `scan_day`, with everything an event carries; shape ARCHIVED_EVENTS, any order.
@@ -59,18 +60,22 @@ class LedgerScanner:
         """
         return ARCHIVED_EVENTS.validate(self._scan("scan_archive_day", (*day_bounds(day), str(below))))
 
-    def holds_counters(self, day: date, states: pl.DataFrame) -> bool:
-        """Whether the stored counters of a day are exactly these (shape COUNTERS). The day must be locked.
+    def holds_counters(self, day: date, counted: Counted) -> bool:
+        """Whether the stored counters of a day are exactly these. The day must be locked.
 
         Raises:
             Unavailable: the server does not answer.
         """
         stored = self._fetch("scan_counters", (day,))
+        states = counted.counters
         decimals = {name: kind for name, kind in states.schema.items() if isinstance(kind, pl.Decimal)}
         typed = stored.with_columns(
             pl.col(name).str.to_decimal(scale=kind.scale or 0) for name, kind in decimals.items()
         )
-        return typed.cast(states.schema).sort(GROUP).equals(_carried(states).sort(GROUP))
+        if not typed.cast(states.schema).sort(GROUP).equals(_carried(states).sort(GROUP)):
+            return False
+        items = self._fetch("scan_items", (day,)).cast(counted.items.schema)
+        return items.sort(*GROUP, "item").equals(counted.items.sort(*GROUP, "item"))
 
     def close(self) -> None:
         """Let the connection go; a later read opens another."""
