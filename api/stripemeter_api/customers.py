@@ -2,7 +2,7 @@
 
 Belongs here: parameters, bodies as values, the answers' members. Does not: what a change moves (`pipeline.customers`).
 
-A reference is any text: in a path a slash of it is written %2F or stays as it is.
+A reference is any text: in a path a slash of it is written %2F (`raw_paths`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from stripemeter_api.customer_documents import (
 from stripemeter_api.documents import Problem
 from stripemeter_api.errors import READ_PROBLEMS
 from stripemeter_api.parameters import MAX_TEXT, Instant, Limit, OptionalCursor, TenantId, Text
+from stripemeter_api.raw_paths import RawPathRoute
 from stripemeter_api.state import Pool
 
-_CUSTOMER = "/{customerRef:path}"
+_CUSTOMER = "/{customerRef}"
 _ref = Path(alias="customerRef", min_length=1, max_length=MAX_TEXT, description="The customer.", examples=["cust_123"])
 PathRef = Annotated[Text, _ref]
 PathAlias = Annotated[
@@ -50,7 +51,7 @@ _DELETE_PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "There is no such thing."},
 }
 
-router = APIRouter(prefix="/v1/customers", tags=["customers"])
+router = APIRouter(prefix="/v1/customers", tags=["customers"], route_class=RawPathRoute)
 
 
 @router.get("", response_model=CustomerPage, responses=READ_PROBLEMS, summary="List customers")
@@ -90,7 +91,7 @@ def split_segment(pool: Pool, customer_ref: PathRef, body: SplitStatement) -> Js
 
 
 @router.delete(
-    f"{_CUSTOMER}/aliases/{{aliasRef:path}}",
+    f"{_CUSTOMER}/aliases/{{aliasRef}}",
     response_model=ChangedCustomerAnswer,
     responses=_DELETE_PROBLEMS,
     summary="Remove an alias",

@@ -157,6 +157,7 @@ def answer_http_exception(request: Request, error: Exception) -> Response:
         413: "Request body is too large",
     }
     members: dict[str, Any] = {"statusCode": 404} if status == 404 else {}
+    headers = {**(error.headers or {}), **(_allowed(request) if status == 405 else {})}
     return answer_problem(
         problem(
             status=status,
@@ -165,7 +166,7 @@ def answer_http_exception(request: Request, error: Exception) -> Response:
             request_id=request_id_of(request.scope),
             **members,
         ),
-        dict(error.headers or {}),
+        headers,
     )
 
 
@@ -173,6 +174,13 @@ def answer_unforeseen(request: Request, _: Exception) -> Response:
     """Handler of errors nobody foresaw: says nothing about the cause, which is in the log under the request's id."""
     request_id = request_id_of(request.scope)
     return answer_problem(problem(status=500, code="internal_error", detail=INTERNAL_MESSAGE, request_id=request_id))
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """Every method of the path, as documented: the framework names those of the first route alone."""
+    path = getattr(request.scope.get("route"), "path", None)
+    operations = request.app.openapi()["paths"].get(path, {})
+    return {"Allow": ", ".join(sorted(method.upper() for method in operations))} if operations else {}
 
 
 def _phrase(status: int) -> str:

@@ -132,6 +132,25 @@ def test_aliases_come_and_go(api: Api, tenant: str) -> None:
     assert get(api, tenant, "a/b")["customerRef"] == "a/b"
 
 
+def test_any_reference_has_a_path(api: Api, tenant: str) -> None:
+    """A slash, a percent sign, a word that is a path of ours, another alphabet: each is a customer of its own."""
+    refs = ["a/b", "a%2Fb", "ada/splits", "ada/aliases/x", "é", "?", "#", "+", " ", "..a"]
+    for ref in refs:
+        assert put(api, tenant, ref, timeZone="Asia/Tokyo")["customerRef"] == ref
+    body = {"tenantId": tenant, "at": "2026-03-10T12:00:00Z", "reason": "price"}
+    assert api.post("/v1/customers/a%2Fb/splits", json=body).json()["customerRef"] == "a/b"
+    assert get(api, tenant, "ada")["createdAt"] is None
+    assert api.put("/v1/customers/ada/splits", params={"tenantId": tenant}, json={}).status_code == 405
+    found = all_pages(api, "/v1/customers", "customers", tenantId=tenant, limit=100)
+    assert [customer["customerRef"] for customer in found] == sorted(refs)
+
+
+def test_a_refused_method_names_the_others(api: Api, tenant: str) -> None:
+    """405 lists every method of the path, though each is a route of its own."""
+    refused = api.patch("/v1/customers/ada", params={"tenantId": tenant})
+    assert (refused.status_code, refused.headers["allow"]) == (405, "DELETE, GET, PUT")
+
+
 def test_a_stripe_customer_has_one_owner(api: Api, tenant: str) -> None:
     """Several references of one Stripe customer are aliases; two customers would add up at Stripe."""
     link = {"accountId": f"acct_{tenant}", "customerId": f"cus_{tenant}"}
