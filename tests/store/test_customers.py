@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 from psycopg_pool import ConnectionPool
 
-from stripemeter.errors import Conflict, InvalidInput
+from stripemeter.errors import Conflict, InvalidInput, Unavailable
 from stripemeter.metering.segments import BEGINNING, BillingPhase, parse_phase
 from stripemeter.pipeline.customers import (
     ChangedCustomer,
@@ -23,9 +23,9 @@ from stripemeter.pipeline.customers import (
     split_segment,
 )
 from stripemeter.pipeline.fold import fold
-from stripemeter.store import customers
+from stripemeter.store import customers, ledger
 from stripemeter.store.customers import CustomerPhase
-from stripemeter.store.postgres import transaction
+from stripemeter.store.postgres import connect, open_pool, transaction
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PATIENT = 60
@@ -245,6 +245,23 @@ def test_all_or_nothing(pool: ConnectionPool) -> None:
     with transaction(pool) as tx:
         assert customers.list_customer_refs(tx, "t", after=None, most=9) == ["bob"]
         assert customers.resolve_customer(tx, "t", "a2") == "a2"
+
+
+def test_what_moves_counters_waits_for_the_fold(pool: ConnectionPool, database_url: str) -> None:
+    """Aliases, phases and splits are written under the fold's cursor; a time zone moves nothing and waits for none."""
+    with connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "do $$ begin execute format('alter database %I set lock_timeout = 100', current_database()); end $$"
+        )
+    with transaction(pool) as folding, open_pool(database_url, max_size=2) as impatient:
+        ledger.lock_cursor(folding)
+        put(impatient, "ada", time_zone="Europe/Berlin")
+        for said in ({"aliases": ("a2",)}, {"billing": parse_phase(cadence="week")}, {"phases": ()}):
+            with pytest.raises(Unavailable, match="lock timeout"):
+                put(impatient, "ada", **said)
+        at = utc("2026-11-10")
+        with pytest.raises(Unavailable, match="lock timeout"):
+            split_segment(impatient, tenant_id="t", customer_ref="ada", at=at, reason="r", now=NOW)
 
 
 def test_a_change_of_nothing_is_a_record(pool: ConnectionPool) -> None:

@@ -20,6 +20,7 @@ from stripemeter.metering.segments import (
     BillingPhase,
     Cadence,
     Segment,
+    day_segment,
     parse_boundary,
     parse_phase,
     segment_at,
@@ -252,6 +253,15 @@ def test_before_the_first_phase_the_utc_month_applies() -> None:
         "2026-01-14",
         "2026-01-21",
     ]
+
+
+def test_a_part_of_a_day_finds_its_segment() -> None:
+    """By the start it was counted under; under phases that have changed since it is the segment that holds it now."""
+    phases = [phase("month", "2026-01-15T09:00:17")]
+    day = utc("2026-03-15").date()
+    assert day_segment(phases, day, utc("2026-02-15T09:00:17")) == segment_at(phases, utc("2026-03-15"))
+    assert day_segment(phases, day, utc("2026-03-15T09:00:17")).end == utc("2026-04-15T09:00:17")
+    assert day_segment(DEFAULT_PHASES, day, utc("2026-03-15T09:00:17")).start == utc("2026-03-01")
 
 
 def test_no_range_no_starts() -> None:
