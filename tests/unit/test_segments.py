@@ -262,6 +262,7 @@ def test_a_part_of_a_day_finds_its_segment() -> None:
     assert day_segment(phases, day, utc("2026-02-15T09:00:17")) == segment_at(phases, utc("2026-03-15"))
     assert day_segment(phases, day, utc("2026-03-15T09:00:17")).end == utc("2026-04-15T09:00:17")
     assert day_segment(DEFAULT_PHASES, day, utc("2026-03-15T09:00:17")).start == utc("2026-03-01")
+    assert day_segment(phases, utc("2026-03-20").date(), utc("2026-03-01")).start == utc("2026-03-15T09:00:17")
 
 
 def test_no_range_no_starts() -> None:
