@@ -17,6 +17,8 @@ from bench.context import Context, say
 from bench.ledger import LAST_DAY, MONTH, add_late
 from bench.measure import Row, Series, at_least, at_most, seconds_of, series
 from stripemeter.metering.aggregation import aggregate
+from stripemeter.metering.readings import read_meters
+from stripemeter.metering.rulebook import Rulebook
 from stripemeter.metering.days import day_bounds, days_between
 from stripemeter.pipeline.fold import fold
 from stripemeter.pipeline.recount_days import FailedDay, recount_days
@@ -99,7 +101,7 @@ def _parts(pool: ConnectionPool) -> dict[str, float]:
         scanner.scan_day(LAST_DAY, below=below)  # the first read connects; a recount of many days does that once
         scan = seconds_of(lambda: scanner.scan_day(LAST_DAY, below=below))
         events = scanner.scan_day(LAST_DAY, below=below)
-    aggregated = seconds_of(lambda: aggregate(events))
+    aggregated = seconds_of(lambda: aggregate(read_meters(events, Rulebook())))
     whole = seconds_of(lambda: _recount(pool, [LAST_DAY]))
     return {
         "connect and read (ADBC)": read * 1000,

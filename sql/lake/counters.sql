@@ -9,7 +9,10 @@ select
     customer_ref,
     meter,
     segment_start,
+    dimensions,
+    is_late,
     event_count,
+    primary_count,
     sum_whole,
     sum_fraction,
     quantity_min,
@@ -17,5 +20,7 @@ select
     quantity_last,
     last_ts,
     last_seq,
+    first_ts,
+    unit_microseconds,
     sum_whole::decimal(38, 12) + sum_fraction as quantity_sum
 from read_parquet(getvariable('lake') || '/counters/*/*/part.parquet', hive_partitioning = true);

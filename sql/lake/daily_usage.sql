@@ -11,4 +11,5 @@ select
     min(quantity_min) as quantity_min,
     max(quantity_max) as quantity_max
 from counters
+where meter <> ''
 group by tenant_id, meter, day;

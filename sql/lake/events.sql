@@ -15,5 +15,7 @@ select
     source,
     idempotency_key,
     resource_id,
-    meta
+    meta,
+    backfill_id,
+    state
 from read_parquet(getvariable('lake') || '/events/*/*/part.parquet', hive_partitioning = true);

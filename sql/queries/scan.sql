@@ -122,21 +122,49 @@ from counter_items
 where day = $1;
 
 -- name: scan_archive_day
--- As scan_day, every column that means something outside this cluster (xid does not).
+-- Every event of day $4, the time range [$1, $2), that the fold has read (xid below $3): every column that means
+-- something outside this cluster (xid does not), and whether it counts.
+with late as materialized (
+    select
+        event_seq,
+        status
+    from adjustments
+    where
+        reason = 'late_event'
+        and day = $4::date
+),
+
+voided as materialized (
+    select seq
+    from event_voids
+    where
+        ts >= $1
+        and ts < $2
+)
+
 select
-    tenant_id,
-    metric,
-    customer_ref,
-    ts,
-    seq,
-    quantity::text as quantity,
-    received_at,
-    source,
-    idempotency_key,
-    resource_id,
-    meta::text as meta
-from events
+    event.tenant_id,
+    event.metric,
+    event.customer_ref,
+    event.ts,
+    event.seq,
+    event.quantity::text as quantity,
+    event.received_at,
+    event.source,
+    event.idempotency_key,
+    event.resource_id,
+    event.meta::text as meta,
+    event.backfill_id::text as backfill_id,
+    case
+        when voided.seq is not null then 'voided'
+        when late.status = 'approved' then 'late'
+        when late.status in ('pending', 'rejected', 'reverted') then 'withheld'
+        else 'counted'
+    end as state
+from events as event
+left join late on event.seq = late.event_seq
+left join voided on event.seq = voided.seq
 where
-    ts >= $1
-    and ts < $2
-    and xid < $3::xid8;
+    event.ts >= $1
+    and event.ts < $2
+    and event.xid < $3::xid8;

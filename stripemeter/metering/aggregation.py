@@ -92,12 +92,14 @@ def _weighted(counters: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
     """Adds first_ts and unit_microseconds, null but for time-weighted meters."""
     weighted = frame.filter(pl.col("is_weighted"))
     if weighted.is_empty():
-        return counters.with_columns(
-            first_ts=pl.lit(None, INSTANT), unit_microseconds=pl.lit(None, pl.String)
-        )
+        return counters.with_columns(first_ts=pl.lit(None, INSTANT), unit_microseconds=pl.lit(None, pl.String))
     groups = weighted.sort("ts", "seq").group_by(GROUP, maintain_order=True).agg("ts", "quantity")
     rows = [
-        (*(row[name] for name in GROUP), row["ts"][0], canonical_quantity(_unit_microseconds(row["ts"], row["quantity"])))
+        (
+            *(row[name] for name in GROUP),
+            row["ts"][0],
+            canonical_quantity(_unit_microseconds(row["ts"], row["quantity"])),
+        )
         for row in groups.iter_rows(named=True)
     ]
     schema = {name: frame.schema[name] for name in GROUP} | {"first_ts": INSTANT, "unit_microseconds": pl.String()}

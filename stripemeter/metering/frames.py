@@ -120,9 +120,12 @@ ARCHIVED_EVENTS = pa.DataFrameSchema(
         "idempotency_key": pa.Column(pl.String),
         "resource_id": pa.Column(pl.String, nullable=True),
         "meta": pa.Column(pl.String, nullable=True),
+        "backfill_id": pa.Column(pl.String, nullable=True),
+        "state": pa.Column(pl.String, pa.Check.isin(["counted", "late", "withheld", "voided"])),
     },
     strict=True,
     ordered=True,
     name="archived_events",
 )
-"""One row per event of one day as the lake keeps it, any order; meta as JSON text."""
+"""One row per event of one day as the lake keeps it, any order; meta as JSON text. `state` is whether it counts: `late`
+in the late lane, `withheld` by its adjustment and `voided` not at all."""

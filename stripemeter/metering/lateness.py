@@ -42,17 +42,13 @@ def candidates(events: pl.DataFrame, rulebook: Rulebook, *, now: datetime) -> pl
 
     Imported history never is.
     """
-    shortest = min(
-        (window for rules in rulebook.tenants.values() for window in rules.windows.values()), default=None
-    )
+    shortest = min((window for rules in rulebook.tenants.values() for window in rules.windows.values()), default=None)
     default = rulebook.of("").window_of("")
     window = default if shortest is None else min(default, shortest)
     return events.filter(~pl.col("is_history") & (pl.col("ts") < _instant(now + MAX_AHEAD - window)))
 
 
-def late_events(
-    possible: pl.DataFrame, rulebook: Rulebook, watermarks: Mapping[Track, datetime]
-) -> pl.DataFrame:
+def late_events(possible: pl.DataFrame, rulebook: Rulebook, watermarks: Mapping[Track, datetime]) -> pl.DataFrame:
     """Of the candidates, those further behind their watermark than their window; a track without watermark has none."""
     if possible.is_empty() or not watermarks:
         return possible.clear()
@@ -97,7 +93,9 @@ def late_delta(
     time_weighted).
     """
     if standing is None:
-        after = Standing(event_count=1, quantity_min=quantity, quantity_max=quantity, quantity_last=quantity, last_at=at)
+        after = Standing(
+            event_count=1, quantity_min=quantity, quantity_max=quantity, quantity_last=quantity, last_at=at
+        )
         return (_first(aggregation, quantity), after)
     after = replace(
         standing,
@@ -134,5 +132,3 @@ def _first(aggregation: str, quantity: Decimal) -> Decimal | None:
 
 def _instant(at: datetime) -> pl.Expr:
     return pl.lit(at, INSTANT)
-
-

@@ -54,11 +54,15 @@ def read_meters(events: pl.DataFrame, rulebook: Rulebook) -> pl.DataFrame:
     explicit = _explicit(frame, rulebook)
     if not explicit:
         return READINGS.validate(_with_segments(_implicit(frame), rulebook).select(_COLUMNS))
-    keys = pl.DataFrame(list(explicit), schema=dict(zip(_EVENT, (pl.String, pl.String, pl.Date), strict=True)), orient="row")
+    keys = pl.DataFrame(
+        list(explicit), schema=dict(zip(_EVENT, (pl.String, pl.String, pl.Date), strict=True)), orient="row"
+    )
     dated = frame.with_columns(day=pl.col("ts").dt.date())
     plain = dated.join(keys, on=_EVENT, how="anti").drop("day")
     looked_at = dated.join(keys, on=_EVENT, how="semi").iter_rows(named=True)
-    rows = [row for event in looked_at for row in _read(event, explicit[event["tenant_id"], event["metric"], event["day"]])]
+    rows = [
+        row for event in looked_at for row in _read(event, explicit[event["tenant_id"], event["metric"], event["day"]])
+    ]
     read = pl.DataFrame(rows, schema=_BEFORE_SEGMENTS, orient="row")
     readings = pl.concat([_implicit(plain).select(list(_BEFORE_SEGMENTS)), read])
     return READINGS.validate(_with_segments(readings, rulebook).select(_COLUMNS))
@@ -68,7 +72,9 @@ def _with_customers(frame: pl.DataFrame, rulebook: Rulebook) -> pl.DataFrame:
     aliases = [(tenant, ref, own) for tenant, rules in rulebook.tenants.items() for ref, own in rules.aliases.items()]
     if not aliases:
         return frame
-    names = pl.DataFrame(aliases, schema={"tenant_id": pl.String, "customer_ref": pl.String, "own_ref": pl.String}, orient="row")
+    names = pl.DataFrame(
+        aliases, schema={"tenant_id": pl.String, "customer_ref": pl.String, "own_ref": pl.String}, orient="row"
+    )
     joined = frame.join(names, on=["tenant_id", "customer_ref"], how="left")
     return joined.with_columns(customer_ref=pl.coalesce("own_ref", "customer_ref")).drop("own_ref")
 
@@ -183,7 +189,9 @@ def _with_segments(readings: pl.DataFrame, rulebook: Rulebook) -> pl.DataFrame:
     cut = (
         own.drop("segment_start")
         .sort("ts")
-        .join_asof(boundaries, left_on="ts", right_on="segment_start", by=group, strategy="backward", check_sortedness=False)
+        .join_asof(
+            boundaries, left_on="ts", right_on="segment_start", by=group, strategy="backward", check_sortedness=False
+        )
     )
     rest = month.join(phased, on=key, how="anti")
     return pl.concat([rest, cut.select(rest.columns)])

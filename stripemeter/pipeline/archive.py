@@ -15,12 +15,15 @@ import structlog
 from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import InvariantBroken, NotFound, Unavailable
-from stripemeter.metering.aggregation import aggregate
+from stripemeter.metering.aggregation import Counted, aggregate
 from stripemeter.metering.frames import LEDGER_EVENTS
+from stripemeter.metering.readings import read_meters
+from stripemeter.metering.rulebook import Rulebook
 from stripemeter.store import archived_days, counters, ledger
 from stripemeter.store.archived_days import ArchivedDay
 from stripemeter.store.lake import Lake, load_counters, load_events, publish_day, stage_day
 from stripemeter.store.postgres import Tx, transaction
+from stripemeter.store.rulebook import load_rulebook
 from stripemeter.store.scan import LedgerScanner, open_scanner
 
 CLOSED_AFTER = timedelta(days=3)
@@ -96,14 +99,14 @@ def unarchived_days(pool: ConnectionPool, *, now: datetime, limit: int) -> list[
         return archived_days.load_unarchived_days(tx, before=(now.astimezone(UTC) - CLOSED_AFTER).date(), limit=limit)
 
 
-def recount_from_lake(lake: Lake, day: date) -> pl.DataFrame:
-    """The counters a day's archived events make, shape COUNTERS; reads nothing but the lake.
+def recount_from_lake(lake: Lake, day: date, rulebook: Rulebook) -> Counted:
+    """The counters a day's archived events make under these rules; reads nothing but the lake.
 
     Raises:
         InvariantBroken: the lake does not hold the day, or not legibly.
         Unavailable: the lake does not answer.
     """
-    return aggregate(_as_ledger_events(load_events(lake, day)))
+    return _count(load_events(lake, day), rulebook)
 
 
 def prove_days(pool: ConnectionPool, lake: Lake, days: Sequence[date]) -> LakeProof:
@@ -130,11 +133,11 @@ def _archive(pool: ConnectionPool, lake: Lake, day: date, scanner: LedgerScanner
         counters.lock_days(tx, [day])
         below = ledger.load_cursor(tx)  # after the lock: a fold that held it has committed
         events = scanner.scan_archive_day(day, below=below)
-        states = aggregate(_as_ledger_events(events))
-        _require_counted(tx, day, states)
-        files = stage_day(lake, day, events=events, counters=states)
+        counted = _count(events, load_rulebook(tx))
+        _require_counted(tx, day, counted)
+        files = stage_day(lake, day, events=events, counters=counted.counters)
         archived = archived_days.replace_archived_day(
-            tx, day, events=events.height, counters=states.height, files=files, folded_below=below
+            tx, day, events=events.height, counters=counted.counters.height, files=files, folded_below=below
         )
     with transaction(pool) as tx:
         _publish(tx, lake, day)
@@ -146,12 +149,14 @@ def _prove(pool: ConnectionPool, lake: Lake, day: date) -> bool:
     with transaction(pool) as tx:
         counters.lock_days(tx, [day])
         archived = _publish(tx, lake, day)
-        states = aggregate(_as_ledger_events(load_events(lake, day, sha256=archived.events_sha256)))
-        if not states.equals(load_counters(lake, day, sha256=archived.counters_sha256)):
+        events = load_events(lake, day, sha256=archived.events_sha256)
+        if archived.is_stale:
+            return False
+        counted = _count(events, load_rulebook(tx))
+        if not counted.counters.equals(load_counters(lake, day, sha256=archived.counters_sha256)):
             raise InvariantBroken("its events do not make its counters")
-        if not archived.is_stale:
-            _require_counted(tx, day, states)
-        return not archived.is_stale
+        _require_counted(tx, day, counted)
+        return True
 
 
 def _publish(tx: Tx, lake: Lake, day: date) -> ArchivedDay:
@@ -164,8 +169,8 @@ def _publish(tx: Tx, lake: Lake, day: date) -> ArchivedDay:
     return archived
 
 
-def _require_counted(tx: Tx, day: date, states: pl.DataFrame) -> None:
-    mismatches = counters.compare_day(tx, day, states)
+def _require_counted(tx: Tx, day: date, counted: Counted) -> None:
+    mismatches = counters.compare_day(tx, day, counted)
     if mismatches:
         raise InvariantBroken(
             f"{len(mismatches)} counters of {day} are not what its events make: "
@@ -181,5 +186,10 @@ def _archived_among(pool: ConnectionPool, days: Sequence[date]) -> list[date]:
         return [day for day in archived_days.list_archived_days(tx, min(wanted), max(wanted)) if day in wanted]
 
 
-def _as_ledger_events(events: pl.DataFrame) -> pl.DataFrame:
-    return events.rename({"metric": "meter"}).select(list(LEDGER_EVENTS.columns))
+def _count(events: pl.DataFrame, rulebook: Rulebook) -> Counted:
+    """What archived events make: those that count, in the lane they count in."""
+    counting = events.filter(pl.col("state").is_in(["counted", "late"])).with_columns(
+        is_history=pl.lit(value=False),  # lateness was judged when they were folded
+        is_late=pl.col("state") == "late",
+    )
+    return aggregate(read_meters(counting.select(list(LEDGER_EVENTS.columns)), rulebook))

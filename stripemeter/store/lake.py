@@ -32,7 +32,7 @@ COMPRESSION_LEVEL = 3
 _TEMPORARY = ".tmp-"
 _STAGED = ".staged-"
 _EVENT_ORDER = ("tenant_id", "metric", "customer_ref", "ts", "seq")
-_COUNTER_ORDER = ("tenant_id", "customer_ref", "meter", "segment_start")
+_COUNTER_ORDER = ("tenant_id", "customer_ref", "meter", "segment_start", "dimensions", "is_late")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

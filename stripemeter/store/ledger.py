@@ -106,9 +106,7 @@ def load_arrivals(tx: Tx, days: int) -> list[Arrivals]:
     ]
 
 
-def load_slice(
-    tx: Tx, day: date, *, tenant_id: str, customer_refs: Collection[str] | None, below: int
-) -> pl.DataFrame:
+def load_slice(tx: Tx, day: date, *, tenant_id: str, customer_refs: Collection[str] | None, below: int) -> pl.DataFrame:
     """One tenant's events of a day that count, shape LEDGER_EVENTS, as this transaction sees them.
 
     Of these references of customers, when given; aliases are references of their own here.

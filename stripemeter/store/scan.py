@@ -58,7 +58,7 @@ class LedgerScanner:
         Raises:
             Unavailable: the server does not answer.
         """
-        return ARCHIVED_EVENTS.validate(self._scan("scan_archive_day", (*day_bounds(day), str(below))))
+        return ARCHIVED_EVENTS.validate(self._scan("scan_archive_day", (*day_bounds(day), str(below), day)))
 
     def holds_counters(self, day: date, counted: Counted) -> bool:
         """Whether the stored counters of a day are exactly these. The day must be locked.

@@ -28,6 +28,7 @@ from tests.laws.worlds import (
     State,
     ingest_into,
     ledger_rows,
+    let_late_events_count,
     outcomes,
     pencil,
     stored_counters,
@@ -69,6 +70,7 @@ class World:
         self._received = 0
         self._expected = dict.fromkeys(Outcome, 0)
         self.tenants = [f"a-{suffix}", f"b-{suffix}"]
+        let_late_events_count(pool, self.tenants)
 
     def take(self, step: Step) -> None:
         """One step, then every law."""
@@ -179,6 +181,7 @@ def test_the_order_and_batching_of_arrival_never_show(pool: ConnectionPool, inge
     @settings(max_examples=10)
     def law(order: list[int], again: list[int], cuts: set[int], folds: list[bool]) -> None:
         tenant = f"t-{next(suffixes)}"
+        let_late_events_count(pool, [tenant])
         sent = [
             Fact(tenant=tenant, quantity=quantities[index], ts=instants[index], key=str(index))
             for index in [*order, *again]

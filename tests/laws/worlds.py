@@ -18,9 +18,12 @@ from typing import Any
 import polars as pl
 from psycopg_pool import ConnectionPool
 
+from stripemeter.metering.aggregation import Counted, aggregate
 from stripemeter.metering.days import day_of
 from stripemeter.metering.events import IngestLimits, RejectedEvent, UsageEvent, parse_ingest
 from stripemeter.metering.frames import LEDGER_EVENTS
+from stripemeter.metering.readings import read_meters
+from stripemeter.metering.rulebook import Rulebook
 from stripemeter.pipeline.ingest import EventResult, GroupCommit, Outcome
 from stripemeter.store.postgres import transaction
 
@@ -161,21 +164,31 @@ def pencil(rows: Iterable[tuple[Counter, datetime, int, Decimal]]) -> dict[Count
 
 
 def frame_of(rows: Iterable[tuple[Counter, datetime, int, Decimal]]) -> pl.DataFrame:
-    """The same rows as the frame `aggregate` takes."""
+    """The same rows as the ledger events `read_meters` takes."""
     listed = list(rows)
     columns = {
         "tenant_id": [key[0] for key, *_ in listed],
         "customer_ref": [key[1] for key, *_ in listed],
-        "meter": [key[2] for key, *_ in listed],
+        "metric": [key[2] for key, *_ in listed],
         "ts": [ts for _, ts, _, _ in listed],
         "seq": [seq for _, _, seq, _ in listed],
         "quantity": [f"{quantity:.12f}" for *_, quantity in listed],
         "received_at": [NOW] * len(listed),
+        "is_history": [False] * len(listed),
+        "is_late": [False] * len(listed),
+        "source": [None] * len(listed),
+        "resource_id": [None] * len(listed),
+        "meta": [None] * len(listed),
     }
     schema = {name: column.dtype.type for name, column in LEDGER_EVENTS.columns.items()}
     # Through text, as the ledger is read: from Python's Decimal the frame would guess a scale.
     frame = pl.DataFrame(columns, schema={**schema, "quantity": pl.String})
     return frame.with_columns(pl.col("quantity").str.to_decimal(scale=12))
+
+
+def count(rows: Iterable[tuple[Counter, datetime, int, Decimal]]) -> Counted:
+    """The same rows counted, by nobody's rules but the defaults."""
+    return aggregate(read_meters(frame_of(rows), Rulebook()))
 
 
 def states_of(counters: pl.DataFrame) -> dict[Counter, State]:
@@ -195,14 +208,28 @@ def states_of(counters: pl.DataFrame) -> dict[Counter, State]:
 
 
 def stored_counters(pool: ConnectionPool, tenants: Sequence[str]) -> dict[Counter, State]:
-    """The tenants' rows of the table `counters`."""
+    """The tenants' counters as the table holds them, both lanes together."""
     with transaction(pool) as tx:
         rows = tx.execute(
-            "select tenant_id, customer_ref, meter, day, event_count, quantity_sum, quantity_min, quantity_max,"
-            " quantity_last, last_ts, last_seq from counters where tenant_id = any(%(tenants)s)",
+            "select tenant_id, customer_ref, meter, day, sum(event_count)::bigint, sum(quantity_sum),"
+            " min(quantity_min), max(quantity_max),"
+            " (array_agg(quantity_last order by last_ts desc, last_seq desc))[1], max(last_ts),"
+            " (array_agg(last_seq order by last_ts desc, last_seq desc))[1]"
+            " from counters where tenant_id = any(%(tenants)s)"
+            " group by tenant_id, customer_ref, meter, day, segment_start",
             {"tenants": list(tenants)},
         ).fetchall()
     return {(row[0], row[1], row[2], row[3]): State(*row[4:]) for row in rows}
+
+
+def let_late_events_count(pool: ConnectionPool, tenants: Sequence[str]) -> None:
+    """Late events of these tenants count without a person, closed segment or not (by default those of closed ones wait)."""
+    with transaction(pool) as tx:
+        tx.execute(
+            "insert into tenant_policies (tenant_id, late_approval, updated_at)"
+            " select tenant, 'always', now() from unnest(%(tenants)s::text[]) as tenant",
+            {"tenants": list(tenants)},
+        )
 
 
 def ledger_rows(pool: ConnectionPool, tenants: Sequence[str]) -> dict[tuple[str, str], tuple[datetime, int, Decimal]]:
