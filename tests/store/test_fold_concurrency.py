@@ -162,6 +162,6 @@ def test_a_naive_reader_beside_the_proof_would_differ(pool: ConnectionPool, data
     with transaction(pool) as tx:
         cut, _ = ledger.load_cut(tx)
     with open_scanner(pool) as scanner:
-        everything = aggregate(read_meters(scanner.scan_day(DAY, below=cut), Rulebook())).counters
+        everything = aggregate(read_meters(scanner.scan_day(DAY, below=cut), Rulebook()))
     with transaction(pool) as tx:
         assert len(counters.compare_day(tx, DAY, everything)) == 1

@@ -14,8 +14,8 @@ from tests.laws.worlds import NOW, Fact, ingest_into
 
 LOSSES = {
     "a ledger row vanished before the fold": "delete from events where idempotency_key = 'pending'",
-    "a counter lost an event": "update counters set event_count = event_count - 1",
-    "a counter has one too many": "update counters set event_count = event_count + 1",
+    "a counter lost an event": "update counters set primary_count = primary_count - 1",
+    "a counter has one too many": "update counters set primary_count = primary_count + 1",
     "a counter vanished": "delete from counters",
     "a conflict vanished": "delete from event_conflicts",
     "a tally vanished": "delete from ingest_tallies",
@@ -57,8 +57,8 @@ def test_one_tenant_does_not_hide_anothers_loss(pool: ConnectionPool, database_u
         ingest.accept([Fact(tenant=tenant, key=str(n)) for tenant in "ab" for n in range(3)])
     fold(pool)
     with transaction(pool) as tx:
-        tx.execute("update counters set event_count = event_count + 1 where tenant_id = 'a'")
-        tx.execute("update counters set event_count = event_count - 1 where tenant_id = 'b'")
+        tx.execute("update counters set primary_count = primary_count + 1 where tenant_id = 'a'")
+        tx.execute("update counters set primary_count = primary_count - 1 where tenant_id = 'b'")
     assert [row.holds for row in conservation(pool)] == [False, False]
 
 
