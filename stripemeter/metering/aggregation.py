@@ -10,8 +10,9 @@ cannot, below 10**12 events in one frame.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Context, Decimal
 
 import polars as pl
@@ -106,7 +107,7 @@ def _weighted(counters: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
     return counters.join(pl.DataFrame(rows, schema=schema, orient="row"), on=list(GROUP), how="left").sort(GROUP)
 
 
-def _unit_microseconds(instants: list, quantities: list) -> Decimal:
+def _unit_microseconds(instants: Sequence[datetime], quantities: Sequence[Decimal]) -> Decimal:
     """Level times time from the first reading to the last; a level holds until the next reading."""
     total = Decimal(0)
     for at, until, level in zip(instants, instants[1:], quantities, strict=False):

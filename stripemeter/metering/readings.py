@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from stripemeter.metering.frames import INSTANT, LEDGER_EVENTS, QUANTITY, READINGS
+from stripemeter.metering.frames import INSTANT, LEDGER_EVENTS, READINGS
 from stripemeter.metering.meters import MeterDefinition, Reading, decode_meta, read_event
 from stripemeter.metering.rulebook import Rulebook
 from stripemeter.metering.segments import segment_starts

@@ -43,8 +43,11 @@ class TenantConservation:
 
     @property
     def holds(self) -> bool:
-        """received = accepted + duplicate + conflict + rejected; accepted = counted + pending + withheld + unmatched +
-        voided; conflicts are kept. Withheld: late events whose adjustment waits, was rejected or reverted."""
+        """Whether every event that arrived is accounted for.
+
+        received = accepted + duplicates + conflicts + rejected; accepted = counted + pending + withheld + unmatched +
+        voided; conflicts are kept. Withheld are late events whose adjustment waits, was rejected or was reverted.
+        """
         return (
             self.received == self.accepted + self.duplicates + self.conflicts + self.rejected
             and self.accepted == self.counted + self.pending + self.withheld + self.unmatched + self.voided

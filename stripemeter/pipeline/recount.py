@@ -25,8 +25,11 @@ from stripemeter.store.scan import LedgerScanner, open_scanner
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecountedDay:
-    """What a recount found. `changed` counts counter rows that were not what the ledger makes: 0 is the rule, but for
-    late adjustments: `absorbed` of them moved into the counters."""
+    """What a recount found.
+
+    `changed` counts counter rows that were not what the ledger makes: 0 is the rule, unless late adjustments were
+    `absorbed`, whose events moved from the late lane into the counters.
+    """
 
     day: date
     events: int

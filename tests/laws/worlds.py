@@ -223,7 +223,7 @@ def stored_counters(pool: ConnectionPool, tenants: Sequence[str]) -> dict[Counte
 
 
 def let_late_events_count(pool: ConnectionPool, tenants: Sequence[str]) -> None:
-    """Late events of these tenants count without a person, closed segment or not (by default those of closed ones wait)."""
+    """Late events of these tenants count without a person; by default those of closed segments wait for one."""
     with transaction(pool) as tx:
         tx.execute(
             "insert into tenant_policies (tenant_id, late_approval, updated_at)"
