@@ -1,169 +1,177 @@
-"""Laws of meters: a definition survives being written down, and an event is read as a naive reader would."""
+"""Law 4 under rules: with meters of every aggregation, aliases and billing phases, the running count is the recount.
+
+Whatever is sent in whatever order and folded in whatever pieces, counters and items are byte for byte what the ledger
+makes of the day under the tenant's rules, and every event is counted by a meter or kept as unmatched.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
-import re
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from psycopg_pool import ConnectionPool
 
-from stripemeter.metering.meters import Reading, Unread, decode_meta, meter_document, parse_meter, read_event
-from tests.laws.test_parsing_laws import QUANTITIES
+from stripemeter.pipeline.fold import fold
+from stripemeter.pipeline.prove import conservation, counters_equal_ledger
+from stripemeter.pipeline.recount import recount_day
+from stripemeter.store.postgres import transaction
+from tests.laws.worlds import Fact, Ingest, ingest_into, let_late_events_count
 
-NAMES = st.sampled_from(["a", "b", "c"])
-PATHS = st.lists(NAMES, min_size=1, max_size=3).map(lambda names: ".".join(["meta", *names]))
-FIELDS = st.one_of(PATHS, st.sampled_from(["metric", "resourceId", "source"]))
-NUMBERS = st.one_of(st.integers(-3, 3), st.decimals(-3, 3, places=1), st.sampled_from(["1.0", "2", "-0.5"]))
-OPERANDS = st.one_of(NUMBERS, st.booleans(), st.sampled_from(["", "x", "http", "tokens", "true"]))
-CONDITIONS = st.one_of(
-    st.fixed_dictionaries({"field": FIELDS, "op": st.just("eq"), "value": OPERANDS}),
-    st.fixed_dictionaries({"field": FIELDS, "op": st.just("in"), "value": st.lists(OPERANDS, min_size=1, max_size=3)}),
-    st.fixed_dictionaries({"field": FIELDS, "op": st.sampled_from(["gt", "gte", "lt", "lte"]), "value": NUMBERS}),
-    st.fixed_dictionaries({"field": FIELDS, "op": st.just("exists"), "value": st.booleans()}),
-)
-
-
-def _joined(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    parts = st.lists(inner, min_size=1, max_size=3)
-    return st.fixed_dictionaries({"and": parts}) | st.fixed_dictionaries({"or": parts})
-
-
-FILTERS = CONDITIONS | _joined(CONDITIONS | _joined(CONDITIONS))
-AGGREGATIONS = st.sampled_from(["count", "sum", "min", "max", "last", "avg", "unique", "time_weighted", "percentile"])
-METERS = st.fixed_dictionaries(
-    {"name": st.sampled_from(["tokens", "tokens_pro"])},
-    optional={
-        "metrics": st.lists(st.sampled_from(["tokens", "other"]), min_size=1, max_size=3),
-        "filter": FILTERS,
-        "value": st.one_of(PATHS, st.sampled_from(["quantity", "resourceId", "0.5", 3])),
-        "aggregation": AGGREGATIONS,
-        "dimensions": st.lists(PATHS | st.sampled_from(["resourceId", "source"]), max_size=5),
-        "maxGroups": st.integers(1, 1000),
+DAYS = [datetime(2026, 11, 21, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC)]
+ANCHOR = DAYS[0] + timedelta(hours=12, seconds=30)
+METERS: list[dict[str, Any]] = [
+    {"name": "level", "metrics": ["cpu"], "aggregation": "time_weighted"},
+    {"name": "users", "metrics": ["cpu", "gpu"], "aggregation": "unique", "value": "meta.user"},
+    {"name": "p90", "metrics": ["cpu"], "aggregation": "percentile", "percentile": "90"},
+    {"name": "by_region", "metrics": ["gpu"], "aggregation": "sum", "dimensions": ["meta.region"], "maxGroups": 2},
+    # Takes the place of the implicit meter: what it does not read is counted by nobody else, so it is unmatched.
+    {
+        "name": "gpu",
+        "metrics": ["gpu"],
+        "aggregation": "max",
+        "filter": {"field": "meta.region", "op": "in", "value": ["a", "b"]},
     },
-).map(lambda document: document | ({"percentile": "99.5"} if document.get("aggregation") == "percentile" else {}))
-LEAVES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 3),
-    st.integers(-(2**70), 2**200),
-    st.floats(-60000, 60000, width=16),
-    st.sampled_from(["", "x", "1.0", "2", "true", "1e5", "٣", "-0"]),
-    # Short enough to stand in a key as they are: what becomes of long ones is an example in tests/unit/test_meters.py.
-    st.text(st.characters(exclude_categories=["Cs"]), max_size=15),
+]
+EVENTS = st.builds(
+    lambda metric, customer, quantity, day, minute, meta: Fact(
+        metric=metric, customer=customer, quantity=quantity, ts=day + timedelta(minutes=minute), meta=meta
+    ),
+    st.sampled_from(["cpu", "gpu", "ram"]),
+    st.sampled_from(["x", "y", "alias-of-x"]),
+    st.sampled_from(["0", "0.5", "2", "99999999999999999999999999.999999999999"]),
+    st.sampled_from(DAYS),
+    st.integers(0, 1439),
+    st.fixed_dictionaries(
+        {}, optional={"user": st.sampled_from(["u1", "u2", 7]), "region": st.sampled_from(["a", "b", "c", "d", None])}
+    ),
 )
-JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3))
-METAS = st.none() | st.dictionaries(NAMES, JSON, max_size=3)
-RESOURCES = st.sampled_from([None, "", "x", "2", "1.0"])
+STEPS = st.one_of(
+    st.lists(EVENTS, min_size=1, max_size=10),
+    st.sampled_from([1, 5, 200_000]),  # a fold of about so many events
+    st.sampled_from(DAYS),  # a recount
+)
 
 
-@given(document=METERS)
-def test_a_definition_survives_being_written_down(document: dict[str, Any]) -> None:
-    """Through JSON, exactly; and what is written is written the same way again."""
-    definition = parse_meter(document)
-    written = meter_document(definition)
-    again = parse_meter(json.loads(json.dumps(written)))
-    assert again == definition
-    assert meter_document(again) == written
+@pytest.fixture
+def ingest(database_url: str) -> Iterator[Ingest]:
+    """A group commit on this test's database."""
+    with ingest_into(database_url) as opened:
+        yield opened
 
 
-@given(document=METERS, meta=METAS, quantity=QUANTITIES, resource=RESOURCES)
-def test_an_event_is_read_as_a_naive_reader_would(
-    document: dict[str, Any], meta: dict[str, Any] | None, quantity: Decimal, resource: str | None
-) -> None:
-    """The naive reader follows the document, not the definition, and counts in fractions."""
-    text = None if meta is None else json.dumps(meta)
-    found = read_event(
-        parse_meter(document),
-        metric="tokens",
-        quantity=quantity,
-        resource_id=resource,
-        source="http",
-        meta=decode_meta(text),
-    )
-    event = {"metric": "tokens", "resourceId": resource, "source": "http"}
-    exact = None if text is None else json.loads(text, parse_float=Decimal)
-    assert found == _naive(document, {**event, "meta": exact}, quantity)
-
-
-@given(text=st.from_regex(r'\{"a":-?(0|[1-9][0-9]{0,500})(\.[0-9]{1,2000})?([eE][+-]?[0-9]{1,6})?\}', fullmatch=True))
-def test_no_number_in_meta_breaks_a_reader(text: str) -> None:
-    """However large, small or long: it is a quantity or it is not."""
-    for aggregation in ("sum", "unique", "count"):
-        document = {"name": "tokens", "value": "meta.a", "aggregation": aggregation, "dimensions": ["meta.a"]}
-        found = read_event(
-            parse_meter(document),
-            metric="tokens",
-            quantity=Decimal(1),
-            resource_id=None,
-            source="http",
-            meta=decode_meta(text),
+def set_rules(pool: ConnectionPool, tenant: str) -> None:
+    """Meters, an alias, and a customer whose segments begin at an odd second."""
+    let_late_events_count(pool, [tenant])
+    with transaction(pool) as tx:
+        for meter in METERS:
+            tx.execute(
+                "insert into meters (tenant_id, name, version, effective_on, is_active, definition, actor, created_at)"
+                " values (%(tenant)s, %(name)s, 1, '0001-01-01', true, %(definition)s::jsonb, 'test', now())",
+                {"tenant": tenant, "name": meter["name"], "definition": json.dumps(meter)},
+            )
+        tx.execute(
+            "insert into customer_aliases values (%(tenant)s, 'alias-of-x', 'x', now())",
+            {"tenant": tenant},
         )
-        assert isinstance(found, Reading) or found in {"value_missing", "value_not_a_number"}
+        tx.execute(
+            "insert into billing_phases values"
+            " (%(tenant)s, 'x', '', %(anchor)s, 'month', 1, %(anchor)s, 'test', now())",
+            {"tenant": tenant, "anchor": ANCHOR},
+        )
 
 
-def _naive(document: dict[str, Any], event: dict[str, Any], quantity: Decimal) -> Reading | Unread:
-    if event["metric"] not in document.get("metrics", [document["name"]]):
-        return "metric"
-    if "filter" in document and not _passes(document["filter"], event):
-        return "filter"
-    asked = document.get("value", "quantity")
-    value = {"quantity": quantity, "0.5": Decimal("0.5"), 3: 3}.get(asked, _at(event, asked))
-    aggregation = document.get("aggregation", "sum")
-    if value is None or (aggregation == "unique" and _text(value) is None):
-        return "value_missing"
-    number = _fraction(value)
-    is_quantity = number is not None and 0 <= number < 10**26 and (number * 10**12).denominator == 1
-    if not is_quantity and aggregation not in {"count", "unique"}:
-        return "value_not_a_number"
-    counted = Decimal(str(value)) if is_quantity else quantity
-    item = {"unique": _text(value), "percentile": _text(counted)}.get(aggregation)
-    texts = {path: _text(_at(event, path)) for path in sorted(set(document.get("dimensions", [])))}
-    return Reading(counted, item, json.dumps(texts, ensure_ascii=False, separators=(",", ":")) if texts else "")
+def test_running_count_and_recount_agree_under_every_kind_of_meter(pool: ConnectionPool, ingest: Ingest) -> None:
+    """After every step: law 4 with items, law 2 with unmatched events; no counter stands under an alias."""
+    suffixes = itertools.count()
+
+    @given(steps=st.lists(STEPS, min_size=3, max_size=9))
+    @settings(max_examples=12)
+    def law(steps: list[list[Fact] | int | datetime]) -> None:
+        tenant = f"m-{next(suffixes)}"
+        set_rules(pool, tenant)
+        sent = itertools.count()
+        for step in [*steps, 200_000, DAYS[0], DAYS[1]]:
+            if isinstance(step, list):
+                ingest.accept([_own(fact, tenant, next(sent)) for fact in step])
+            elif isinstance(step, int):
+                fold(pool, max_events=step)
+            else:
+                recount_day(pool, step.date())
+            assert counters_equal_ledger(pool, [day.date() for day in DAYS]) == ()
+            assert all(row.holds for row in conservation(pool))
+        assert _customers(pool, tenant) <= {"x", "y"}
+
+    law()
 
 
-def _passes(condition: dict[str, Any], event: dict[str, Any]) -> bool:
-    if "and" in condition:
-        return all(_passes(part, event) for part in condition["and"])
-    if "or" in condition:
-        return any(_passes(part, event) for part in condition["or"])
-    there, operand = _at(event, condition["field"]), condition["value"]
-    if condition["op"] == "exists":
-        return bool((there is not None) == operand)
-    if condition["op"] in {"eq", "in"}:
-        operands = operand if condition["op"] == "in" else [operand]
-        return _text(there) is not None and _text(there) in [_text(each) for each in operands]
-    number, bound = _fraction(there), _fraction(operand)
-    if number is None or bound is None:
-        return False
-    return {"gt": number > bound, "gte": number >= bound, "lt": number < bound, "lte": number <= bound}[condition["op"]]
+def test_a_level_holds_until_the_next_reading(pool: ConnectionPool, ingest: Ingest) -> None:
+    """Unit-microseconds between the first and the last reading of a day, whatever order the readings came in."""
+    set_rules(pool, "acme")
+    noon = DAYS[1] + timedelta(hours=12)
+    readings = [(0, "2"), (30, "5"), (10, "0.5"), (20, "1")]
+    for minute, quantity in readings:
+        ingest.accept([Fact(metric="cpu", customer="y", quantity=quantity, ts=noon + timedelta(minutes=minute))])
+        fold(pool)
+    expected = (Decimal(2) * 10 + Decimal("0.5") * 10 + Decimal(1) * 10) * 60_000_000
+    with transaction(pool) as tx:
+        rows = tx.execute("select unit_microseconds, first_ts, last_ts from counters where meter = 'level'").fetchall()
+    assert rows == [(expected, noon, noon + timedelta(minutes=30))]
 
 
-def _at(event: dict[str, Any], path: object) -> Any:  # noqa: ANN401 - JSON
-    value: Any = event
-    for name in str(path).split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
+def test_the_guard_keeps_the_same_groups_in_any_order(pool: ConnectionPool, ingest: Ingest) -> None:
+    """Of more combinations than a meter keeps, which share the row of the others depends on their set alone."""
+    found = []
+    for tenant, regions in (("t1", "abcd"), ("t2", "dcba")):
+        set_rules(pool, tenant)
+        for index, region in enumerate(regions):
+            fact = Fact(tenant=tenant, metric="gpu", customer="y", ts=DAYS[1], key=str(index), meta={"region": region})
+            ingest.accept([fact])
+            fold(pool)
+        with transaction(pool) as tx:
+            found.append(
+                tx.execute(
+                    "select dimensions, event_count from counters where tenant_id = %(t)s and meter = 'by_region'"
+                    " order by dimensions",
+                    {"t": tenant},
+                ).fetchall()
+            )
+    assert found[0] == found[1]
+    assert [count for _, count in found[0]] == [2, 1, 1]
+    assert found[0][0][0] == '"other"'
 
 
-def _fraction(value: object) -> Fraction | None:
-    if isinstance(value, str):
-        return Fraction(value) if re.fullmatch("-?[0-9]+([.][0-9]+)?", value) else None
-    return Fraction(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else None
+def test_an_odd_second_cuts_a_day_in_two_segments(pool: ConnectionPool, ingest: Ingest) -> None:
+    """The microsecond before the anchor belongs to the segment before; before the first phase, to the UTC month."""
+    set_rules(pool, "acme")
+    before = ANCHOR - timedelta(microseconds=1)
+    ingest.accept([Fact(metric="ram", customer="x", ts=ts, key=str(ts)) for ts in (before, ANCHOR)])
+    fold(pool)
+    with transaction(pool) as tx:
+        rows = tx.execute("select day, segment_start, event_count from counters order by segment_start").fetchall()
+    day = date(2026, 11, 21)
+    assert rows == [(day, datetime(2026, 11, 1, tzinfo=UTC), 1), (day, ANCHOR, 1)]
 
 
-def _text(value: object) -> str | None:
-    if value is None or isinstance(value, str | bool):
-        return json.dumps(value) if isinstance(value, bool) else value
-    number = _fraction(value)
-    if number is None:
-        return None
-    sign, (whole, rest) = "-" if number < 0 else "", divmod(abs(number), 1)
-    digits = ""
-    while rest:
-        digit, rest = divmod(rest * 10, 1)
-        digits += str(digit)
-    return f"{sign}{whole}.{digits}".rstrip(".")
+def _own(fact: Fact, tenant: str, number: int) -> Fact:
+    return Fact(
+        tenant=tenant,
+        metric=fact.metric,
+        customer=fact.customer,
+        quantity=fact.quantity,
+        ts=fact.ts,
+        key=str(number),
+        meta=fact.meta,
+    )
+
+
+def _customers(pool: ConnectionPool, tenant: str) -> set[str]:
+    with transaction(pool) as tx:
+        rows = tx.execute("select distinct customer_ref from counters where tenant_id = %(t)s", {"t": tenant})
+        return {row[0] for row in rows}
