@@ -1,0 +1,174 @@
+"""Changing meters: a new version, and its days counted again.
+
+Belongs here: writing a version together with what waits for a recount. Does not: which version a change makes
+(`metering.meter_changes`), the recount (`pipeline.slice_recounts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from psycopg_pool import ConnectionPool
+
+from stripemeter.errors import Conflict, NotFound
+from stripemeter.metering.meter_changes import check_expected, end_version, newest_of, put_version, touched_meters
+from stripemeter.metering.meters import MeterVersion, parse_meter
+from stripemeter.pipeline.slice_recounts import drain
+from stripemeter.store.ledger import lock_cursor
+from stripemeter.store.meters import (
+    RecordedVersion,
+    append_meter_version,
+    find_meter,
+    load_counted_ranges,
+    load_meter_versions,
+)
+from stripemeter.store.postgres import transaction
+from stripemeter.store.slice_recounts import add_slice_recount
+
+RECOUNT_SECONDS = 5
+"""How long a change recounts before it answers; the fold's ticks do the rest."""
+
+_Decide = Callable[[list[MeterVersion], date], MeterVersion | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterChange:
+    """What a change came to.
+
+    Args:
+        versions: every version of the meter, ascending.
+        is_created: it is the meter's first version.
+        is_changed: a version was made; else everything was as wanted already.
+        pending_days: how many of the tenant's days still wait to be counted again.
+    """
+
+    versions: list[RecordedVersion]
+    is_created: bool
+    is_changed: bool
+    pending_days: int
+
+
+def put_meter(
+    pool: ConnectionPool,
+    tenant_id: str,
+    document: object,
+    *,
+    effective_on: date | None,
+    actor: str,
+    expected_version: int | None,
+    now: datetime,
+    recount_seconds: int = RECOUNT_SECONDS,
+) -> MeterChange:
+    """Let a definition count from a day on. Saying the same again changes nothing.
+
+    Args:
+        pool: the database.
+        tenant_id: whose.
+        document: the decoded definition.
+        effective_on: from which UTC day; by default a new meter counts all of history, a change counts from today.
+        actor: who wants it.
+        expected_version: the version it was decided on, 0 for none; None: any.
+        now: aware.
+        recount_seconds: how long to recount before returning.
+
+    Raises:
+        InvalidInput: no definition.
+        Conflict: another version is the newest.
+        Unavailable: Postgres does not answer. Whether the version was made is unknown: say the same again.
+    """
+    definition = parse_meter(document)
+
+    def decide(versions: list[MeterVersion], today: date) -> MeterVersion | None:
+        check_expected(versions, expected_version)
+        return put_version(versions, definition, effective_on=effective_on, today=today)
+
+    return _change(pool, tenant_id, definition.name, decide, actor=actor, now=now, recount_seconds=recount_seconds)
+
+
+def create_meter(
+    pool: ConnectionPool,
+    tenant_id: str,
+    document: object,
+    *,
+    effective_on: date | None,
+    actor: str,
+    now: datetime,
+    recount_seconds: int = RECOUNT_SECONDS,
+) -> MeterChange:
+    """As `put_meter`, for a meter that must not exist; one that was deleted may be made again.
+
+    Raises:
+        InvalidInput: no definition.
+        Conflict: there is such a meter.
+        Unavailable: Postgres does not answer.
+    """
+    definition = parse_meter(document)
+
+    def decide(versions: list[MeterVersion], today: date) -> MeterVersion | None:
+        newest = newest_of(versions)
+        if newest is not None and newest.is_active:
+            raise Conflict(f"there is a meter {definition.name!r}: change it with PUT /v1/meters/{{name}}")
+        return put_version(versions, definition, effective_on=effective_on, today=today)
+
+    return _change(pool, tenant_id, definition.name, decide, actor=actor, now=now, recount_seconds=recount_seconds)
+
+
+def delete_meter(
+    pool: ConnectionPool,
+    tenant_id: str,
+    name: str,
+    *,
+    effective_on: date | None,
+    actor: str,
+    expected_version: int | None,
+    now: datetime,
+    recount_seconds: int = RECOUNT_SECONDS,
+) -> MeterChange:
+    """Let a meter count nothing from a day on, by default today; a metric of its name then counts by itself again.
+
+    Raises:
+        NotFound: there is no such meter, or it counts nothing from that day on already.
+        Conflict: another version is the newest.
+        Unavailable: Postgres does not answer.
+    """
+
+    def decide(versions: list[MeterVersion], today: date) -> MeterVersion | None:
+        check_expected(versions, expected_version if versions else None)
+        ended = end_version(versions, effective_on=effective_on, today=today)
+        if ended is None:
+            raise NotFound(f"no meter {name!r} counts {effective_on or today} or later")
+        return ended
+
+    return _change(pool, tenant_id, name, decide, actor=actor, now=now, recount_seconds=recount_seconds)
+
+
+def _change(
+    pool: ConnectionPool,
+    tenant_id: str,
+    name: str,
+    decide: _Decide,
+    *,
+    actor: str,
+    now: datetime,
+    recount_seconds: int,
+) -> MeterChange:
+    with transaction(pool) as tx:
+        # No fold counts by the old rule once the range of days is known.
+        lock_cursor(tx)
+        before = [recorded.version for recorded in find_meter(tx, tenant_id, name)]
+        version = decide(before, now.astimezone(UTC).date())
+        if version is not None:
+            append_meter_version(tx, tenant_id, version, actor=actor, now=now)
+            meters = touched_meters(load_meter_versions(tx, [tenant_id])[tenant_id], name)
+            reason = f"meter {name} version {version.version}"
+            for first, last in load_counted_ranges(tx, tenant_id, meters, version.effective_on):
+                add_slice_recount(tx, tenant_id, None, first, last, reason, now)
+        versions = find_meter(tx, tenant_id, name)
+    return MeterChange(
+        versions=versions,
+        is_created=not before,
+        is_changed=version is not None,
+        pending_days=drain(pool, tenant_id=tenant_id, budget_seconds=recount_seconds),
+    )
