@@ -17,9 +17,9 @@ from bench.context import Context, say
 from bench.ledger import LAST_DAY, MONTH, add_late
 from bench.measure import Row, Series, at_least, at_most, seconds_of, series
 from stripemeter.metering.aggregation import aggregate
+from stripemeter.metering.days import day_bounds, days_between
 from stripemeter.metering.readings import read_meters
 from stripemeter.metering.rulebook import Rulebook
-from stripemeter.metering.days import day_bounds, days_between
 from stripemeter.pipeline.fold import fold
 from stripemeter.pipeline.recount_days import FailedDay, recount_days
 from stripemeter.store import ledger
@@ -116,7 +116,7 @@ def _read(pool: ConnectionPool, days: list[date]) -> None:
     query = load_queries("scan")["scan_day"]
     with closing(dbapi.connect(database_url_of(pool))) as connection, closing(connection.cursor()) as cursor:
         for day in days:
-            cursor.execute(query, (*day_bounds(day), below))
+            cursor.execute(query, (*day_bounds(day), below, day))
             pl.DataFrame(cursor.fetch_arrow())
 
 
