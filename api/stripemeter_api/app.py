@@ -23,7 +23,7 @@ from stripemeter.errors import InvalidInput, StripeMeterError
 from stripemeter.pipeline.ingest import GroupCommit
 from stripemeter.runtime.settings import Settings
 from stripemeter.store.postgres import open_pool
-from stripemeter_api import customers, events, health, metrics, openapi, usage, usage_query
+from stripemeter_api import customers, events, health, meters, metrics, openapi, usage, usage_query
 from stripemeter_api.edge import Edge
 from stripemeter_api.errors import answer_http_exception, answer_invalid_request, answer_our_error, answer_unforeseen
 from stripemeter_api.ingest import PATH as INGEST_PATH
@@ -106,7 +106,15 @@ def build_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for router in (events.router, customers.router, usage.router, usage_query.router, health.router, metrics.router):
+    for router in (
+        events.router,
+        customers.router,
+        meters.router,
+        usage.router,
+        usage_query.router,
+        health.router,
+        metrics.router,
+    ):
         api.include_router(router)
     handlers: dict[Any, Any] = {
         StripeMeterError: answer_our_error,

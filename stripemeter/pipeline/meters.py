@@ -14,16 +14,11 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import Conflict, NotFound
 from stripemeter.metering.meter_changes import check_expected, end_version, newest_of, put_version, touched_meters
-from stripemeter.metering.meters import MeterVersion, parse_meter
+from stripemeter.metering.meters import MeterVersion, parse_meter, version_on
 from stripemeter.pipeline.slice_recounts import drain
+from stripemeter.store import meters as store
 from stripemeter.store.ledger import lock_cursor
-from stripemeter.store.meters import (
-    RecordedVersion,
-    append_meter_version,
-    find_meter,
-    load_counted_ranges,
-    load_meter_versions,
-)
+from stripemeter.store.meters import RecordedVersion
 from stripemeter.store.postgres import transaction
 from stripemeter.store.slice_recounts import add_slice_recount
 
@@ -48,6 +43,28 @@ class MeterChange:
     is_created: bool
     is_changed: bool
     pending_days: int
+
+
+def find_meter(pool: ConnectionPool, tenant_id: str, name: str) -> list[RecordedVersion]:
+    """Every version of a meter, ascending; empty when there never was one.
+
+    Raises:
+        Unavailable: Postgres does not answer.
+    """
+    with transaction(pool) as tx:
+        return store.find_meter(tx, tenant_id, name)
+
+
+def list_meters(pool: ConnectionPool, tenant_id: str, day: date) -> list[RecordedVersion]:
+    """The versions that count a day, by name.
+
+    Raises:
+        Unavailable: Postgres does not answer.
+    """
+    with transaction(pool) as tx:
+        meters = store.list_meters(tx, tenant_id)
+    counting = {name: version_on((each.version for each in recorded), day) for name, recorded in meters.items()}
+    return [each for name, recorded in meters.items() for each in recorded if each.version == counting[name]]
 
 
 def put_meter(
@@ -94,6 +111,7 @@ def create_meter(
     *,
     effective_on: date | None,
     actor: str,
+    expected_version: int | None = None,
     now: datetime,
     recount_seconds: int = RECOUNT_SECONDS,
 ) -> MeterChange:
@@ -101,12 +119,13 @@ def create_meter(
 
     Raises:
         InvalidInput: no definition.
-        Conflict: there is such a meter.
+        Conflict: there is such a meter, or another version is the newest.
         Unavailable: Postgres does not answer.
     """
     definition = parse_meter(document)
 
     def decide(versions: list[MeterVersion], today: date) -> MeterVersion | None:
+        check_expected(versions, expected_version)
         newest = newest_of(versions)
         if newest is not None and newest.is_active:
             raise Conflict(f"there is a meter {definition.name!r}: change it with PUT /v1/meters/{{name}}")
@@ -157,15 +176,15 @@ def _change(
     with transaction(pool) as tx:
         # No fold counts by the old rule once the range of days is known.
         lock_cursor(tx)
-        before = [recorded.version for recorded in find_meter(tx, tenant_id, name)]
+        before = [recorded.version for recorded in store.find_meter(tx, tenant_id, name)]
         version = decide(before, now.astimezone(UTC).date())
         if version is not None:
-            append_meter_version(tx, tenant_id, version, actor=actor, now=now)
-            meters = touched_meters(load_meter_versions(tx, [tenant_id])[tenant_id], name)
+            store.append_meter_version(tx, tenant_id, version, actor=actor, now=now)
+            meters = touched_meters(store.load_meter_versions(tx, [tenant_id])[tenant_id], name)
             reason = f"meter {name} version {version.version}"
-            for first, last in load_counted_ranges(tx, tenant_id, meters, version.effective_on):
+            for first, last in store.load_counted_ranges(tx, tenant_id, meters, version.effective_on):
                 add_slice_recount(tx, tenant_id, None, first, last, reason, now)
-        versions = find_meter(tx, tenant_id, name)
+        versions = store.find_meter(tx, tenant_id, name)
     return MeterChange(
         versions=versions,
         is_created=not before,
