@@ -27,7 +27,7 @@ from stripemeter.store.voids import EventVoid, LedgerEvent, find_event, insert_v
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoidedEvent:
-    """An event that counts nowhere any more. `is_new`: this call voided it; `replacement`: what its successor came to."""
+    """An event that counts nowhere any more. `is_new`: by this call; `replacement`: what its successor came to."""
 
     event: LedgerEvent
     void: EventVoid
@@ -35,7 +35,7 @@ class VoidedEvent:
     replacement: EventResult | None
 
 
-def void_events(
+def void_events(  # noqa: PLR0913 - what an audit row holds
     tx: Tx,
     tenant_id: str,
     events: Sequence[LedgerEvent],
@@ -132,7 +132,7 @@ def void_event(
 def _replace(tx: Tx, void: EventVoid, replacement: UsageEvent, now: datetime) -> EventResult:
     if void.replacement_key != replacement.idempotency_key:
         raise Conflict(
-            f"the event was voided before, with {void.replacement_key!r} in its place: send further events by themselves"
+            f"the event was voided before, with {void.replacement_key!r} in its place: send others by themselves"
         )
     (result,) = store_events(tx, [replacement], received_on=now.date())
     if result.outcome not in {Outcome.ACCEPTED, Outcome.DUPLICATE}:

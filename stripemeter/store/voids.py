@@ -57,7 +57,7 @@ def load_void(tx: Tx, seq: int) -> EventVoid | None:
     return None if row is None else EventVoid(**dict(zip(EventVoid.__dataclass_fields__, row, strict=True)))
 
 
-def insert_voids(
+def insert_voids(  # noqa: PLR0913 - the columns of an audit row
     tx: Tx,
     tenant_id: str,
     events: Sequence[LedgerEvent],
