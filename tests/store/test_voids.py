@@ -31,10 +31,11 @@ def send(database_url: str, *facts: Fact) -> list[str]:
 
 def void(pool: ConnectionPool, key: str, replacement: Fact | None = None) -> VoidedEvent:
     """Void one of acme's events."""
-    event = None
+    event: UsageEvent | None = None
     if replacement is not None:
-        (event,) = parse([replacement])
-        assert isinstance(event, UsageEvent)
+        (parsed,) = parse([replacement])
+        assert isinstance(parsed, UsageEvent)
+        event = parsed
     return void_event(pool, "acme", key, reason="test", actor="tester", now=NOW, replacement=event)
 
 
