@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import stripemeter
-from stripemeter.cli import counters, customers, database, demo, doctor, files, lake, logs, stack, stripe
+from stripemeter.cli import counters, customers, database, demo, doctor, files, lake, logs, meters, stack, stripe
 from stripemeter.errors import StripeMeterError
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ app.add_typer(files.app, name="backfills")
 app.add_typer(counters.app, name="counters")
 app.add_typer(customers.app, name="customers")
 app.add_typer(lake.app, name="lake")
+app.add_typer(meters.app, name="meters")
 app.add_typer(stripe.app, name="stripe")
 
 

@@ -6,7 +6,7 @@ Belongs here: writing a version together with what waits for a recount. Does not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
@@ -65,6 +65,16 @@ def list_meters(pool: ConnectionPool, tenant_id: str, day: date) -> list[Recorde
         meters = store.list_meters(tx, tenant_id)
     counting = {name: version_on((each.version for each in recorded), day) for name, recorded in meters.items()}
     return [each for name, recorded in meters.items() for each in recorded if each.version == counting[name]]
+
+
+def load_versions(pool: ConnectionPool, tenant_id: str) -> Mapping[str, Sequence[MeterVersion]]:
+    """Every version of a tenant's meters, ascending, by name.
+
+    Raises:
+        Unavailable: Postgres does not answer.
+    """
+    with transaction(pool) as tx:
+        return store.load_meter_versions(tx, [tenant_id]).get(tenant_id, {})
 
 
 def put_meter(
@@ -161,6 +171,23 @@ def delete_meter(
         return ended
 
     return _change(pool, tenant_id, name, decide, actor=actor, now=now, recount_seconds=recount_seconds)
+
+
+def apply_version(
+    pool: ConnectionPool, tenant_id: str, version: MeterVersion, *, actor: str, expected_version: int, now: datetime
+) -> MeterChange:
+    """Make a planned version, and leave its days to whoever counts them again.
+
+    Raises:
+        Conflict: it was planned on another version than the newest.
+        Unavailable: Postgres does not answer.
+    """
+
+    def decide(versions: list[MeterVersion], _: date) -> MeterVersion:
+        check_expected(versions, expected_version)
+        return version
+
+    return _change(pool, tenant_id, version.definition.name, decide, actor=actor, now=now, recount_seconds=0)
 
 
 def _change(
