@@ -198,6 +198,10 @@ class FreshnessDocument(Document):
     pending_events: int = Field(
         description="Events of this answer read from the ledger because they are not counted yet."
     )
+    recount_pending_days: int = Field(
+        description="Days of the tenant that wait to be counted again, because a rule they were counted by changed: "
+        "until it is 0, some counters may still follow the old rule."
+    )
 
 
 class MetricUsage(Document):
@@ -209,13 +213,14 @@ class MetricUsage(Document):
     aggregation: Literal["sum", "count", "min", "max", "last"]
     count: int
     sum: Quantity
-    min: Quantity
-    max: Quantity
-    last: Quantity
+    min: Quantity | None
+    max: Quantity | None
+    last: Quantity | None
+    adjusted: Quantity = Field(description="Sum of the approved manual adjustments; `current` includes it.")
 
 
 class UsageAnswer(Document):
-    """Usage of the current period. A metric without events is absent."""
+    """Usage of the current period. A metric without events and adjustments is absent."""
 
     customer_ref: str
     period: Period
@@ -229,6 +234,7 @@ class UsagePoint(Document):
 
     ts: datetime = Field(description="Start of the UTC day or month.")
     value: Quantity | None
+    adjusted: Quantity = Field(description="Sum of the approved manual adjustments; `value` includes it.")
 
 
 class HistoryAnswer(Document):
@@ -253,6 +259,7 @@ class QueryPoint(Document):
     value: Quantity | None = Field(description="What the aggregation makes of the events.")
     count: int = Field(description="Events.")
     sum: Quantity = Field(description="Sum of their quantities, exact.")
+    adjusted: Quantity = Field(description="Sum of the approved manual adjustments in `value`.")
 
 
 class QueryAnswer(Document):

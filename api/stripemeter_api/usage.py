@@ -8,7 +8,6 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Query
 
 from stripemeter.errors import InvalidInput
@@ -21,7 +20,7 @@ from stripemeter.store.usage import (
     load_current_usage,
     load_usage_history,
 )
-from stripemeter_api.answers import JsonAnswer, instant, number
+from stripemeter_api.answers import JsonAnswer, instant, number, number_or_null
 from stripemeter_api.documents import HistoryAnswer, UsageAnswer
 from stripemeter_api.errors import READ_PROBLEMS
 from stripemeter_api.parameters import CustomerRef, Instant, Metric, OptionalMetric, TenantId
@@ -46,7 +45,11 @@ router = APIRouter(prefix="/v1/usage", tags=["usage"])
 def read_current(
     pool: Pool, tenant_id: TenantId, customer_ref: CustomerRef, metric: OptionalMetric = None
 ) -> JsonAnswer:
-    """Usage of the current UTC month, every event accepted so far included."""
+    """Usage of the current UTC month, every event accepted so far included.
+
+    `current` is what the metric's aggregation makes of its events plus `adjusted`, the approved manual adjustments.
+    `customerRef` is the customer's own, also when another of its references was asked for.
+    """
     today = datetime.now(UTC).date()
     start, end = month_bounds(today)
     found = load_current_usage(
@@ -59,7 +62,7 @@ def read_current(
     )
     return JsonAnswer(
         {
-            "customerRef": customer_ref,
+            "customerRef": found.customer_ref,
             "period": {"start": instant(start), "end": instant(end)},
             "metrics": [_metric(name, usage) for name, usage in found.metrics.items()],
             "alerts": [],
@@ -92,10 +95,7 @@ def read_history(
     )
     return JsonAnswer(
         {
-            "usage": [
-                {"ts": instant(day_bounds(bucket)[0]), "value": _value(found.buckets.get(bucket), found.aggregation)}
-                for bucket in buckets
-            ],
+            "usage": [_point(bucket, found.buckets.get(bucket), found.aggregation) for bucket in buckets],
             "period": {"start": instant(day_bounds(first_on)[0]), "end": instant(day_bounds(last_on)[1])},
             "aggregation": found.aggregation,
             "freshness": _freshness(found.freshness),
@@ -129,10 +129,13 @@ def _bucket_starts(first_on: date, last_on: date, step: Step) -> list[date]:
     return starts
 
 
-def _value(usage: Usage | None, aggregation: Aggregation) -> msgspec.Raw | int | None:
-    if usage is not None:
-        return number(usage.quantity)
-    return 0 if aggregation in ("sum", "count") else None
+def _point(bucket: date, usage: Usage | None, aggregation: Aggregation) -> dict[str, Any]:
+    empty = 0 if aggregation in ("sum", "count") else None
+    return {
+        "ts": instant(day_bounds(bucket)[0]),
+        "value": empty if usage is None else number(usage.quantity),
+        "adjusted": 0 if usage is None else number(usage.adjusted),
+    }
 
 
 def _metric(name: str, usage: Usage) -> dict[str, Any]:
@@ -143,9 +146,10 @@ def _metric(name: str, usage: Usage) -> dict[str, Any]:
         "aggregation": usage.aggregation,
         "count": usage.event_count,
         "sum": number(usage.quantity_sum),
-        "min": number(usage.quantity_min),
-        "max": number(usage.quantity_max),
-        "last": number(usage.quantity_last),
+        "min": number_or_null(usage.quantity_min),
+        "max": number_or_null(usage.quantity_max),
+        "last": number_or_null(usage.quantity_last),
+        "adjusted": number(usage.adjusted),
     }
 
 
@@ -153,4 +157,5 @@ def _freshness(freshness: Freshness) -> dict[str, Any]:
     return {
         "foldedThrough": None if freshness.folded_at is None else instant(freshness.folded_at),
         "pendingEvents": freshness.pending_count,
+        "recountPendingDays": freshness.recount_days,
     }

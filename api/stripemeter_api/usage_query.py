@@ -41,14 +41,14 @@ MAX_CUSTOMERS = 100
 """Customers of one question: a URL of a few kB; more are a question without the filter, grouped by customer."""
 MAX_PATH = 8
 """Names of one path into `meta`: deeper than any event's 4096 bytes need."""
-CSV_HEADER = ("start", "end", "localStart", "group", "value", "count", "sum")
+CSV_HEADER = ("start", "end", "localStart", "group", "value", "count", "sum", "adjusted")
 KNOWN = frozenset(
     {"tenantId", "metric", "customerRef", "from", "to", "window", "timeZone", "groupBy", "source", "resourceId"}
     | {"aggregation", "uniqueOf", "asOf", "format"}
 )
 _META = re.compile(rf"meta(\.[^.\x00]+){{1,{MAX_PATH}}}")
-_EXAMPLE = """start,end,localStart,group,value,count,sum\r
-2026-10-24T22:00:00Z,2026-10-25T23:00:00Z,2026-10-25T00:00:00+02:00,eu,12.5,3,12.5\r
+_EXAMPLE = """start,end,localStart,group,value,count,sum,adjusted\r
+2026-10-24T22:00:00Z,2026-10-25T23:00:00Z,2026-10-25T00:00:00+02:00,eu,12.5,3,12.5,0\r
 """
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -144,7 +144,11 @@ def query_usage(  # noqa: PLR0913 - one argument per query parameter
     ] = None,
     as_of: Annotated[
         Instant | None,
-        Query(alias="asOf", description="Only events received until then: what was known at that instant."),
+        Query(
+            alias="asOf",
+            description="Only events received until then, with the voids, approvals and adjustments of then: what was "
+            "known at that instant.",
+        ),
     ] = None,
     answer_format: Annotated[
         Format | None, Query(alias="format", description="Default: what the Accept header asks for, else JSON.")
@@ -158,6 +162,9 @@ def query_usage(  # noqa: PLR0913 - one argument per query parameter
     null for the others; that of `avg` is `sum / count` with 12 decimals, half away from zero. Questions about whole UTC
     days without filters on `source`, `resourceId` or `meta` are answered from the counters, all others (and `asOf`)
     from the ledger's events, of which at most 1 000 000 may match; the numbers are the same.
+
+    `adjusted` is the sum of the approved manual adjustments in `value`, each at the instant it takes effect. They are
+    added where `value` is the metric's own number: its own aggregation, no groups but `customerRef`, no filter but it.
     """
     _check(aggregation, unique_of, as_of)
     zone = parse_time_zone(time_zone)
@@ -221,6 +228,7 @@ def _json(found: UsageWindows, zone: ZoneInfo, asked: dict[str, Any], question: 
             "freshness": {
                 "foldedThrough": None if folded_at is None else instant(folded_at),
                 "pendingEvents": found.freshness.pending_count,
+                "recountPendingDays": found.freshness.recount_days,
             },
         }
     )
@@ -235,6 +243,7 @@ def _row(cell: UsageCell, zone: ZoneInfo) -> dict[str, Any]:
         "value": number_or_null(cell.quantity),
         "count": cell.event_count,
         "sum": number(cell.quantity_sum),
+        "adjusted": number(cell.adjusted),
     }
 
 
@@ -245,6 +254,7 @@ def _csv(found: UsageWindows, zone: ZoneInfo) -> Response:
     headers = {
         "content-disposition": 'attachment; filename="usage.csv"',
         "x-pending-events": str(found.freshness.pending_count),
+        "x-recount-pending-days": str(found.freshness.recount_days),
         **({} if folded_at is None else {"x-folded-through": instant(folded_at)}),
     }
     return Response(text, 200, headers, "text/csv; charset=utf-8; header=present")

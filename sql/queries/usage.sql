@@ -1,6 +1,10 @@
--- Usage as of now: the counters, plus the ledger rows the fold has not read yet, in one statement and so one snapshot.
+-- Usage as of now: the counters, plus the ledger rows the fold has not read yet, plus what people adjusted, in one
+-- statement and so one snapshot.
 -- How a meter counts is said by its price mapping: the live one, else the shadow one, else the newest that is off.
--- The tail is narrowed by hash inside the index events_tail; comparing customer_ref itself settles collisions.
+-- A reference that is another name of a customer reads that customer, whose unfolded events may come under each name.
+-- The tail is narrowed by hash inside the index events_tail; comparing customer_ref itself settles collisions. Whether
+-- an unfolded event is late is not known before its fold: until then it counts.
+-- All lanes and dimensions of a counter add up. The meter '' holds what no meter counts, and is nobody's usage.
 
 -- name: load_current_usage
 -- One row per meter of a customer over the days [first_on, last_on], sorted by meter; one row with a null meter when
@@ -14,6 +18,26 @@ with cursor as materialized (
     where name = 'counters'
 ),
 
+own as materialized (
+    select
+        coalesce(
+            (
+                select a.customer_ref
+                from customer_aliases as a
+                where a.tenant_id = %(tenant_id)s and a.alias_ref = %(customer_ref)s::text
+            ),
+            %(customer_ref)s::text
+        ) as customer_ref
+),
+
+known as materialized (
+    select own.customer_ref as ref from own
+    union all
+    select a.alias_ref as ref
+    from customer_aliases as a
+    where a.tenant_id = %(tenant_id)s and a.customer_ref = (select own.customer_ref from own)
+),
+
 part as (
     select
         meter,
@@ -24,45 +48,72 @@ part as (
         quantity_last,
         last_ts,
         last_seq,
-        0 as pending
+        0 as pending,
+        null::numeric as delta
     from counters
     where
         tenant_id = %(tenant_id)s
-        and customer_ref = %(customer_ref)s
+        and customer_ref = (select own.customer_ref from own)
         and (%(metric)s::text is null or meter = %(metric)s::text)
+        and meter <> ''
         and day between %(first_on)s::date and %(last_on)s::date
     union all
     select
         metric as meter,
-        count(*) as event_count,
-        sum(quantity) as quantity_sum,
-        min(quantity) as quantity_min,
-        max(quantity) as quantity_max,
-        (array_agg(quantity order by ts desc, seq desc))[1] as quantity_last,
-        max(ts) as last_ts,
-        (array_agg(seq order by ts desc, seq desc))[1] as last_seq,
-        count(*) as pending
+        1 as event_count,
+        quantity as quantity_sum,
+        quantity as quantity_min,
+        quantity as quantity_max,
+        quantity as quantity_last,
+        ts as last_ts,
+        seq as last_seq,
+        1 as pending,
+        null::numeric as delta
     from events
     where
         xid >= coalesce((select folded_below from cursor), '0'::xid8)
-        and hashtextextended(customer_ref, 0) = hashtextextended(%(customer_ref)s::text, 0)
+        and hashtextextended(customer_ref, 0) = any(array(select hashtextextended(known.ref, 0) from known))
         and tenant_id = %(tenant_id)s
-        and customer_ref = %(customer_ref)s
+        and customer_ref = any(array(select known.ref from known))
         and (%(metric)s::text is null or metric = %(metric)s::text)
         and ts >= %(first_on)s::date::timestamp at time zone 'UTC'
         and ts < (%(last_on)s::date + 1)::timestamp at time zone 'UTC'
-    group by metric
+        and not exists (
+            select from event_voids as void
+            where void.seq = events.seq
+        )
+    union all
+    select
+        metric as meter,
+        0 as event_count,
+        null::numeric as quantity_sum,
+        null::numeric as quantity_min,
+        null::numeric as quantity_max,
+        null::numeric as quantity_last,
+        null::timestamptz as last_ts,
+        null::bigint as last_seq,
+        0 as pending,
+        delta
+    from adjustments
+    where
+        tenant_id = %(tenant_id)s
+        and customer_ref = any(array(select known.ref from known))
+        and (%(metric)s::text is null or metric = %(metric)s::text)
+        and day between %(first_on)s::date and %(last_on)s::date
+        and reason <> 'late_event'
+        and status = 'approved'
 ),
 
 merged as (
     select
         meter,
         sum(event_count)::bigint as event_count,
-        sum(quantity_sum) as quantity_sum,
+        coalesce(sum(quantity_sum), 0) as quantity_sum,
         min(quantity_min) as quantity_min,
         max(quantity_max) as quantity_max,
-        (array_agg(quantity_last order by last_ts desc, last_seq desc))[1] as quantity_last,
-        sum(pending)::bigint as pending
+        (array_agg(quantity_last order by last_ts desc nulls last, last_seq desc))[1] as quantity_last,
+        sum(pending)::bigint as pending,
+        coalesce(sum(delta), 0) as adjusted
     from part
     group by meter
 )
@@ -72,6 +123,12 @@ select
     coalesce(
         (select system_identifier from cursor) <> (select system_identifier from pg_control_system()), false
     ) as is_foreign,
+    (
+        select coalesce(sum(waiting.last_day - waiting.next_day + 1), 0)::bigint
+        from slice_recounts as waiting
+        where waiting.tenant_id = %(tenant_id)s
+    ) as recount_days,
+    (select own.customer_ref from own) as customer_ref,
     (
         select mapping.aggregation
         from price_mappings as mapping
@@ -85,6 +142,7 @@ select
     merged.quantity_min,
     merged.quantity_max,
     merged.quantity_last,
+    merged.adjusted,
     merged.pending
 from (select 1) as once
 left join merged on true
@@ -101,6 +159,26 @@ with cursor as materialized (
     where name = 'counters'
 ),
 
+own as materialized (
+    select
+        coalesce(
+            (
+                select a.customer_ref
+                from customer_aliases as a
+                where a.tenant_id = %(tenant_id)s and a.alias_ref = %(customer_ref)s::text
+            ),
+            %(customer_ref)s::text
+        ) as customer_ref
+),
+
+known as materialized (
+    select own.customer_ref as ref from own
+    union all
+    select a.alias_ref as ref
+    from customer_aliases as a
+    where a.tenant_id = %(tenant_id)s and a.customer_ref = (select own.customer_ref from own)
+),
+
 part as (
     select
         date_trunc(%(step)s, day::timestamp)::date as bucket,
@@ -111,11 +189,12 @@ part as (
         quantity_last,
         last_ts,
         last_seq,
-        0 as pending
+        0 as pending,
+        null::numeric as delta
     from counters
     where
         tenant_id = %(tenant_id)s
-        and customer_ref = %(customer_ref)s
+        and customer_ref = (select own.customer_ref from own)
         and meter = %(metric)s
         and day between %(first_on)s::date and %(last_on)s::date
     union all
@@ -128,27 +207,53 @@ part as (
         quantity as quantity_last,
         ts as last_ts,
         seq as last_seq,
-        1 as pending
+        1 as pending,
+        null::numeric as delta
     from events
     where
         xid >= coalesce((select folded_below from cursor), '0'::xid8)
-        and hashtextextended(customer_ref, 0) = hashtextextended(%(customer_ref)s::text, 0)
+        and hashtextextended(customer_ref, 0) = any(array(select hashtextextended(known.ref, 0) from known))
         and tenant_id = %(tenant_id)s
-        and customer_ref = %(customer_ref)s
+        and customer_ref = any(array(select known.ref from known))
         and metric = %(metric)s
         and ts >= %(first_on)s::date::timestamp at time zone 'UTC'
         and ts < (%(last_on)s::date + 1)::timestamp at time zone 'UTC'
+        and not exists (
+            select from event_voids as void
+            where void.seq = events.seq
+        )
+    union all
+    select
+        date_trunc(%(step)s, day::timestamp)::date as bucket,
+        0 as event_count,
+        null::numeric as quantity_sum,
+        null::numeric as quantity_min,
+        null::numeric as quantity_max,
+        null::numeric as quantity_last,
+        null::timestamptz as last_ts,
+        null::bigint as last_seq,
+        0 as pending,
+        delta
+    from adjustments
+    where
+        tenant_id = %(tenant_id)s
+        and customer_ref = any(array(select known.ref from known))
+        and metric = %(metric)s
+        and day between %(first_on)s::date and %(last_on)s::date
+        and reason <> 'late_event'
+        and status = 'approved'
 ),
 
 merged as (
     select
         bucket,
         sum(event_count)::bigint as event_count,
-        sum(quantity_sum) as quantity_sum,
+        coalesce(sum(quantity_sum), 0) as quantity_sum,
         min(quantity_min) as quantity_min,
         max(quantity_max) as quantity_max,
-        (array_agg(quantity_last order by last_ts desc, last_seq desc))[1] as quantity_last,
-        sum(pending)::bigint as pending
+        (array_agg(quantity_last order by last_ts desc nulls last, last_seq desc))[1] as quantity_last,
+        sum(pending)::bigint as pending,
+        coalesce(sum(delta), 0) as adjusted
     from part
     group by bucket
 )
@@ -158,6 +263,12 @@ select
     coalesce(
         (select system_identifier from cursor) <> (select system_identifier from pg_control_system()), false
     ) as is_foreign,
+    (
+        select coalesce(sum(waiting.last_day - waiting.next_day + 1), 0)::bigint
+        from slice_recounts as waiting
+        where waiting.tenant_id = %(tenant_id)s
+    ) as recount_days,
+    (select own.customer_ref from own) as customer_ref,
     (
         select mapping.aggregation
         from price_mappings as mapping
@@ -171,6 +282,7 @@ select
     merged.quantity_min,
     merged.quantity_max,
     merged.quantity_last,
+    merged.adjusted,
     merged.pending
 from (select 1) as once
 left join merged on true

@@ -1,4 +1,4 @@
-"""Averages: an exact sum and count as one decimal.
+"""Exact arithmetic on finished numbers: a sum of two, and an average of a sum and a count.
 
 Belongs here: the only rounding a quantity ever meets. Does not: sums and counts (`aggregation`), money.
 """
@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from decimal import Context, Decimal
 
+_EXACT = Context(prec=200)
 AVERAGE_DECIMALS = 12
 """Decimals of an average: as many as a quantity has, so the average of equal quantities is that quantity."""
+
+
+def add(quantity: Decimal, delta: Decimal) -> Decimal:
+    """`quantity + delta`, every digit of it."""
+    return _EXACT.add(quantity, delta)
 
 
 def average(quantity_sum: Decimal, event_count: int) -> Decimal:

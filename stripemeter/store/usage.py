@@ -1,6 +1,9 @@
-"""Reading usage: counters plus the unfolded tail, as one snapshot.
+"""Reading usage: counters plus the unfolded tail plus what people adjusted, as one snapshot.
 
 Belongs here: a customer's usage now and by bucket. Does not: writing counters (`store.counters`), pricing, HTTP.
+
+A manual adjustment changes the finished number, whatever the aggregation: it counts while it is approved, on its day.
+A reference that is another name of a customer reads that customer.
 
 An event is in the answer from the moment its transaction has committed, and once only: every read is a single
 statement, so cursor, counters and tail are of the same instant however often the fold runs beside it.
@@ -17,6 +20,7 @@ from typing import Any, Literal
 from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import Unavailable
+from stripemeter.metering.averages import add
 from stripemeter.store.postgres import transaction
 from stripemeter.store.sql import load_queries
 
@@ -28,29 +32,37 @@ DEFAULT_AGGREGATION: Aggregation = "sum"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a customer used of one metric over some days: every aggregation at once. `event_count` is at least 1."""
+    """What a customer used of one metric over some days: every aggregation at once, as the events make it.
+
+    Args:
+        aggregation: how the metric counts.
+        event_count: events; 0 where there are adjustments alone, and then there is no min, max or last.
+        quantity_sum: sum of their quantities.
+        quantity_min: the least.
+        quantity_max: the greatest.
+        quantity_last: that of the latest.
+        adjusted: sum of the approved manual adjustments.
+    """
 
     aggregation: Aggregation
     event_count: int
     quantity_sum: Decimal
-    quantity_min: Decimal
-    quantity_max: Decimal
-    quantity_last: Decimal
+    quantity_min: Decimal | None
+    quantity_max: Decimal | None
+    quantity_last: Decimal | None
+    adjusted: Decimal
 
     @property
     def quantity(self) -> Decimal:
-        """The one number its aggregation makes of it."""
-        match self.aggregation:
-            case "sum":
-                return self.quantity_sum
-            case "count":
-                return Decimal(self.event_count)
-            case "min":
-                return self.quantity_min
-            case "max":
-                return self.quantity_max
-            case "last":
-                return self.quantity_last
+        """The one number its aggregation makes of the events, adjustments included; of no events it makes 0."""
+        numbers: Mapping[Aggregation, Decimal | None] = {
+            "sum": self.quantity_sum,
+            "count": Decimal(self.event_count),
+            "min": self.quantity_min,
+            "max": self.quantity_max,
+            "last": self.quantity_last,
+        }
+        return add(numbers[self.aggregation] or Decimal(0), self.adjusted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,23 +72,29 @@ class Freshness:
     Args:
         folded_at: when the fold last advanced; None before its first time.
         pending_count: events of this answer that are not in the counters yet.
+        recount_days: days of the tenant that wait to be counted again, because a rule they were counted by changed.
     """
 
     folded_at: datetime | None
     pending_count: int
+    recount_days: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurrentUsage:
-    """Usage by metric name, sorted; a metric without events is absent."""
+    """Usage by metric name, sorted; a metric without events and adjustments is absent.
 
+    `customer_ref` is the customer's own, whichever of its references was asked for.
+    """
+
+    customer_ref: str
     metrics: Mapping[str, Usage]
     freshness: Freshness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageHistory:
-    """Usage by the first day of its bucket, ascending; a bucket without events is absent."""
+    """Usage by the first day of its bucket, ascending; a bucket without events and adjustments is absent."""
 
     aggregation: Aggregation
     buckets: Mapping[date, Usage]
@@ -104,8 +122,8 @@ def load_current_usage(
         "first_on": first_on,
         "last_on": last_on,
     }
-    freshness, _, found = _load(pool, "load_current_usage", parameters)
-    return CurrentUsage(metrics=found, freshness=freshness)
+    read = _load(pool, "load_current_usage", parameters)
+    return CurrentUsage(customer_ref=read.customer_ref, metrics=read.found, freshness=read.freshness)
 
 
 def load_usage_history(
@@ -133,30 +151,41 @@ def load_usage_history(
         "last_on": last_on,
         "step": step,
     }
-    freshness, aggregation, found = _load(pool, "load_usage_history", parameters)
-    return UsageHistory(aggregation=aggregation, buckets=found, freshness=freshness)
+    read = _load(pool, "load_usage_history", parameters)
+    return UsageHistory(aggregation=read.aggregation, buckets=read.found, freshness=read.freshness)
 
 
-def _load(
-    pool: ConnectionPool, query: str, parameters: Mapping[str, object]
-) -> tuple[Freshness, Aggregation, dict[Any, Usage]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    customer_ref: str
+    aggregation: Aggregation
+    found: dict[Any, Usage]
+    freshness: Freshness
+
+
+def _load(pool: ConnectionPool, query: str, parameters: Mapping[str, object]) -> _Read:
     with transaction(pool) as tx:
         # Never prepared: a generic plan would forget which optional filters are given and which months are asked for.
         rows = tx.execute(load_queries("usage")[query], parameters, prepare=False).fetchall()
-    folded_at, is_foreign = rows[0][0], rows[0][1]
+    folded_at, is_foreign, recount_days, customer_ref, aggregation = rows[0][:5]
     if is_foreign:
         raise Unavailable(
             "the fold cursor was written in another PostgreSQL cluster (a restored dump?): its transaction ids mean "
             "nothing here, so counted and uncounted events cannot be told apart until the counters are rebuilt"
         )
-    found = {row[3]: _usage(row[2] or DEFAULT_AGGREGATION, row[4:9]) for row in rows if row[3] is not None}
-    pending_count = sum(row[9] for row in rows if row[3] is not None)
-    freshness = Freshness(folded_at=folded_at, pending_count=pending_count)
-    return freshness, rows[0][2] or DEFAULT_AGGREGATION, found
+    present = [row for row in rows if row[5] is not None]
+    return _Read(
+        customer_ref=customer_ref,
+        aggregation=aggregation or DEFAULT_AGGREGATION,
+        found={row[5]: _usage(row[4] or DEFAULT_AGGREGATION, row[6:12]) for row in present},
+        freshness=Freshness(
+            folded_at=folded_at, pending_count=sum(row[12] for row in present), recount_days=recount_days
+        ),
+    )
 
 
 def _usage(aggregation: Aggregation, row: Sequence[Any]) -> Usage:
-    event_count, quantity_sum, quantity_min, quantity_max, quantity_last = row
+    event_count, quantity_sum, quantity_min, quantity_max, quantity_last, adjusted = row
     return Usage(
         aggregation=aggregation,
         event_count=event_count,
@@ -164,4 +193,5 @@ def _usage(aggregation: Aggregation, row: Sequence[Any]) -> Usage:
         quantity_min=quantity_min,
         quantity_max=quantity_max,
         quantity_last=quantity_last,
+        adjusted=adjusted,
     )

@@ -4,8 +4,10 @@ Belongs here: which of the two a question needs, its bounds, one exact number pe
 windows (`metering.windows`), a customer's usage now and by day (`store.usage`), HTTP.
 
 Both readers are one statement, so one snapshot, and both hold every committed event once: they give the same numbers
-for the same question, however far the fold is. The counters (and their unfolded tail) know tenant, customer, metric
-and UTC day; anything finer is in the ledger's rows alone, as is what was known at an earlier instant.
+for the same question, however far the fold is. What was voided, and what was late and not approved, is in neither.
+Manual adjustments are added where the number is the meter's own: its aggregation, by customer or not grouped at all.
+The counters (and their unfolded tail) know tenant, customer, metric and UTC day; anything finer is in the ledger's rows
+alone, as is what was known at an earlier instant.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import psycopg
 from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import InvalidInput, TookTooLong, Unavailable
-from stripemeter.metering.averages import average
+from stripemeter.metering.averages import add, average
 from stripemeter.store.postgres import transaction
 from stripemeter.store.sql import load_queries
 from stripemeter.store.usage import DEFAULT_AGGREGATION, Freshness
@@ -58,7 +60,8 @@ class UsageQuestion:
         meta_filters: (path, text) pairs: only events whose `meta` has exactly this text, number or boolean there.
         group_by: one number per value of this, besides per window.
         group_path: where in `meta`, for group_by `meta`; empty otherwise.
-        known_at: only events received until then (included); None: all.
+        known_at: only events received until then (included), voids, approvals and adjustments as they were then; None:
+            as they are now. Other names of customers are always those of now.
     """
 
     tenant_id: str
@@ -83,9 +86,10 @@ class UsageCell:
         start: first instant.
         end: first instant no longer in.
         group: value of what was grouped by; None: events without one, or nothing was grouped by.
-        quantity: the number; 0 for sum, count and unique without events, None for the others.
+        quantity: the number, adjustments included; without both 0 for sum, count and unique, None for the others.
         event_count: events in it.
         quantity_sum: sum of their quantities, exact.
+        adjusted: sum of the approved manual adjustments in the number.
     """
 
     start: datetime
@@ -94,13 +98,14 @@ class UsageCell:
     quantity: Decimal | None
     event_count: int
     quantity_sum: Decimal
+    adjusted: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageWindows:
-    """Every window of every group that has events in the range, by window, then group (null first, then by code point).
+    """Every window of every group that has events or adjustments in the range, sorted.
 
-    Without grouping there is one group, events or not.
+    By window, then group: null first, then by code point. Without grouping there is one group, events or not.
     """
 
     aggregation: Aggregation
@@ -147,16 +152,22 @@ def load_usage_windows(
     """
     chosen = reader or reader_of(question)
     rows = _read(pool, question, chosen, most_events, timeout_seconds)
-    folded_at, is_foreign, mapped, read_count, group_count, pending = rows[0][:6]
+    folded_at, is_foreign, mapped, read_count, group_count, pending, recount_days = rows[0][:7]
     if is_foreign:
         raise Unavailable("the fold cursor was written in another PostgreSQL cluster: the counters must be rebuilt")
     _refuse_too_much(question, read_count, group_count, most_events)
-    aggregation: Aggregation = question.aggregation or mapped or DEFAULT_AGGREGATION
+    own: Aggregation = mapped or DEFAULT_AGGREGATION
+    aggregation = question.aggregation or own
     return UsageWindows(
         aggregation=aggregation,
         reader=chosen,
-        cells=_cells(question, aggregation, [row[6:] for row in rows if row[6] is not None]),
-        freshness=Freshness(folded_at=folded_at, pending_count=pending or 0),
+        cells=_cells(
+            question,
+            aggregation,
+            [row[7:] for row in rows if row[7] is not None],
+            is_adjustable=aggregation == own,
+        ),
+        freshness=Freshness(folded_at=folded_at, pending_count=pending or 0, recount_days=recount_days),
     )
 
 
@@ -222,35 +233,45 @@ def _refuse_too_much(question: UsageQuestion, read_count: int, group_count: int,
         )
 
 
-def _cells(question: UsageQuestion, aggregation: Aggregation, rows: Sequence[Sequence[Any]]) -> list[UsageCell]:
+def _cells(
+    question: UsageQuestion, aggregation: Aggregation, rows: Sequence[Sequence[Any]], *, is_adjustable: bool
+) -> list[UsageCell]:
     found = {(row[0], row[1]): row[2:] for row in rows}
     is_grouped = question.group_by != "none"
     # None sorts first, as in the statement; Python compares text by code point, as the collation "C" does.
     groups = sorted({row[1] for row in rows}, key=lambda group: (group is not None, group)) if is_grouped else [None]
     return [
-        _cell(bounds, group, aggregation, found.get((slot, group)))
+        _cell(bounds, group, aggregation, found.get((slot, group)), is_adjustable=is_adjustable)
         for slot, bounds in enumerate(pairwise(question.edges), start=1)
         for group in groups
     ]
 
 
 def _cell(
-    bounds: tuple[datetime, datetime], group: str | None, aggregation: Aggregation, row: Sequence[Any] | None
+    bounds: tuple[datetime, datetime],
+    group: str | None,
+    aggregation: Aggregation,
+    row: Sequence[Any] | None,
+    *,
+    is_adjustable: bool,
 ) -> UsageCell:
+    adjusted: Decimal = row[-1] if row and is_adjustable else Decimal(0)
+    quantity = _quantity(aggregation, row if row and row[0] else None)
     return UsageCell(
         start=bounds[0],
         end=bounds[1],
         group=group,
-        quantity=_quantity(aggregation, row),
+        quantity=add(quantity or Decimal(0), adjusted) if row and is_adjustable else quantity,
         event_count=row[0] if row else 0,
         quantity_sum=row[1] if row else Decimal(0),
+        adjusted=adjusted,
     )
 
 
 def _quantity(aggregation: Aggregation, row: Sequence[Any] | None) -> Decimal | None:
     if row is None:
         return Decimal(0) if aggregation in ("sum", "count", "unique") else None
-    event_count, quantity_sum, quantity_min, quantity_max, quantity_last, unique_count = row
+    event_count, quantity_sum, quantity_min, quantity_max, quantity_last, unique_count, _ = row
     numbers: Mapping[Aggregation, Decimal] = {
         "sum": quantity_sum,
         "count": Decimal(event_count),

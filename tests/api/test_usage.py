@@ -11,6 +11,7 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.pipeline.fold import fold
 from stripemeter_api.documents import HistoryAnswer, UsageAnswer
+from tests.adjusting import adjust, alias, void
 from tests.api.serving import Api, Ingest, post_events
 
 NOW = datetime.now(UTC)
@@ -34,6 +35,17 @@ def history(api: Api, tenant: str, **parameters: str) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = msgspec.json.Decoder(float_hook=Decimal).decode(answer.content)
     return body
+
+
+def map_meter(pool: ConnectionPool, tenant: str, aggregation: str) -> None:
+    """Map api_calls, without sending, so that it counts like this."""
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into price_mappings (id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, "
+            "stripe_meter_id, mode, created_at) values (gen_random_uuid(), %s, 'api_calls', %s, 'acct_1', 'calls', "
+            "'mtr_1', 'off', now())",
+            (tenant, aggregation),
+        )
 
 
 def at(offset: timedelta) -> str:
@@ -122,13 +134,7 @@ def test_quantities_keep_every_digit(api: Api, tenant: str, ingest: Ingest, quan
 
 def test_a_price_mapping_says_how_a_metric_counts(api: Api, tenant: str, ingest: Ingest, pool: ConnectionPool) -> None:
     """`current` and history follow the mapping's aggregation; where there is no maximum, history has null."""
-    with pool.connection() as connection:
-        connection.execute(
-            "insert into price_mappings (id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, "
-            "stripe_meter_id, mode, created_at) values (gen_random_uuid(), %s, 'api_calls', 'max', 'acct_1', 'calls', "
-            "'mtr_1', 'off', now())",
-            (tenant,),
-        )
+    map_meter(pool, tenant, "max")
     ingest({"quantity": 7, "ts": at(timedelta(0))}, {"quantity": 2, "ts": at(timedelta(seconds=1))})
     (metric,) = current(api, tenant)["metrics"]
     assert (metric["aggregation"], metric["current"], metric["sum"]) == ("max", 7, 9)
@@ -155,7 +161,7 @@ def test_history_adds_up_to_current(
     used = {f"{instant:%Y-%m-%dT00:00:00Z}" for instant in instants}
     assert all((point["value"] != 0) == (point["ts"] in used) for point in days)
     assert history(api, tenant, step="month")["usage"] == [
-        {"ts": THIS_MONTH["periodStart"], "value": metric["current"]}
+        {"ts": THIS_MONTH["periodStart"], "value": metric["current"], "adjusted": 0}
     ]
 
 
@@ -164,7 +170,7 @@ def test_a_period_within_days_is_widened_to_them_and_says_so(api: Api, tenant: s
     ingest({"quantity": 3, "ts": "2024-02-29T23:59:59.999999Z"}, {"quantity": 4, "ts": "2024-03-01T00:00:00Z"})
     found = history(api, tenant, periodStart="2024-02-29T12:00:00Z", periodEnd="2024-02-29T23:59:59.999Z", step="day")
     assert found["period"] == {"start": "2024-02-29T00:00:00Z", "end": "2024-03-01T00:00:00Z"}
-    assert found["usage"] == [{"ts": "2024-02-29T00:00:00Z", "value": 3}]
+    assert found["usage"] == [{"ts": "2024-02-29T00:00:00Z", "value": 3, "adjusted": 0}]
 
 
 def test_usage_is_the_asked_customers_and_metrics_alone(api: Api, tenant: str, ingest: Ingest) -> None:
@@ -190,6 +196,95 @@ def test_answers_are_as_documented(api: Api, tenant: str, ingest: Ingest) -> Non
     assert set(body["metrics"][0]) == set(UsageAnswer.model_validate(body).metrics[0].model_dump(by_alias=True))
     body = history(api, tenant)
     assert set(body) == set(HistoryAnswer.model_validate(body).model_dump(by_alias=True))
+
+
+@pytest.mark.parametrize("is_folded", [False, True])
+def test_a_voided_event_counts_nowhere(
+    api: Api, tenant: str, ingest: Ingest, pool: ConnectionPool, is_folded: bool
+) -> None:
+    """Voided before its fold, it is in no answer, neither before nor after that fold."""
+    ingest({"quantity": 5, "ts": at(timedelta(0)), "idempotencyKey": "wrong"}, {"quantity": 2, "ts": at(timedelta(0))})
+    void(pool, tenant, "wrong")
+    if is_folded:
+        fold(pool)
+    (metric,) = current(api, tenant)["metrics"]
+    assert (metric["current"], metric["count"]) == (2, 1)
+    assert history(api, tenant)["usage"][0]["value"] == 2
+
+
+@pytest.mark.parametrize("aggregation", ["sum", "max"])
+def test_adjustments_change_the_number_beside_the_events(
+    api: Api, tenant: str, ingest: Ingest, pool: ConnectionPool, aggregation: str
+) -> None:
+    """Approved ones alone, of this customer and metric, on their day; what the events make stands beside it."""
+    map_meter(pool, tenant, aggregation)
+    ingest({"quantity": 7, "ts": at(timedelta(0))}, {"quantity": 5, "ts": at(timedelta(0))})
+    adjust(pool, tenant, "-3.5", MONTH)
+    for ignored in ({"status": "pending"}, {"status": "reverted"}, {"metric": "seats"}, {"customer_ref": "c2"}):
+        adjust(pool, tenant, "100", MONTH, **ignored)
+    (metric,) = current(api, tenant, metric="api_calls")["metrics"]
+    number = {"sum": 12, "max": 7}[aggregation] - Decimal("3.5")
+    assert (metric["current"], metric["adjusted"], metric["sum"], metric["count"]) == (number, Decimal("-3.5"), 12, 2)
+    days = history(api, tenant, step="day")["usage"]
+    assert (days[0]["value"], days[0]["adjusted"]) == (number, Decimal("-3.5"))
+    assert days[1]["adjusted"] == 0
+
+
+def test_a_customer_with_adjustments_alone_is_answered(api: Api, tenant: str, pool: ConnectionPool) -> None:
+    """A credit before the first event is usage: of no events there is no min, max or last."""
+    adjust(pool, tenant, "-12", MONTH)
+    (metric,) = current(api, tenant)["metrics"]
+    assert (metric["current"], metric["adjusted"], metric["count"], metric["sum"]) == (-12, -12, 0, 0)
+    assert [metric[name] for name in ("min", "max", "last")] == [None, None, None]
+    assert history(api, tenant)["usage"] == [{"ts": THIS_MONTH["periodStart"], "value": -12, "adjusted": -12}]
+
+
+@pytest.mark.parametrize("is_folded", [False, True])
+def test_an_alias_reads_its_customer(
+    api: Api, tenant: str, ingest: Ingest, pool: ConnectionPool, is_folded: bool
+) -> None:
+    """Events and adjustments under each name are one customer's, and each name answers with all of them."""
+    alias(pool, tenant, "c1-old", "c1")
+    ingest({"quantity": 1, "ts": at(timedelta(0))}, {"quantity": 2, "ts": at(timedelta(0)), "customerRef": "c1-old"})
+    adjust(pool, tenant, "10", MONTH)
+    if is_folded:
+        fold(pool)
+    for asked in ("c1", "c1-old"):
+        found = current(api, tenant, customerRef=asked)
+        assert (found["customerRef"], found["metrics"][0]["current"]) == ("c1", 13)
+        assert history(api, tenant, customerRef=asked)["usage"][0]["value"] == 13
+
+
+def test_lanes_and_dimensions_are_one_number_and_the_unmatched_none(
+    api: Api, tenant: str, ingest: Ingest, pool: ConnectionPool
+) -> None:
+    """All rows of a counter add up; what no meter counts is kept under the meter '' and shown nowhere."""
+    ingest({"quantity": 5, "ts": at(timedelta(0))})
+    fold(pool)
+    copy = (
+        "insert into counters (tenant_id, customer_ref, meter, day, segment_start, dimensions, is_late, event_count, "
+        "primary_count, quantity_sum, quantity_min, quantity_max, quantity_last, last_ts, last_seq) select tenant_id, "
+        "customer_ref, %s, day, segment_start, %s, %s, event_count, primary_count, quantity_sum, quantity_min, "
+        "quantity_max, quantity_last, last_ts, last_seq from counters where tenant_id = %s and not is_late and "
+        "dimensions = '' and meter = 'api_calls'"
+    )
+    with pool.connection() as connection:
+        for meter, dimensions, is_late in (("api_calls", "", True), ("api_calls", "{}", False), ("", "", False)):
+            connection.execute(copy, (meter, dimensions, is_late, tenant))
+    assert [(metric["name"], metric["current"]) for metric in current(api, tenant)["metrics"]] == [("api_calls", 15)]
+    assert history(api, tenant)["usage"][0]["value"] == 15
+
+
+def test_a_read_says_that_counters_wait_for_their_recount(api: Api, tenant: str, pool: ConnectionPool) -> None:
+    """Days of this tenant in ranges not counted again yet, both ends included."""
+    with pool.connection() as connection:
+        connection.execute(
+            "insert into slice_recounts (tenant_id, next_day, last_day, reason, created_at) values "
+            "(%s, '2026-01-01', '2026-01-03', 'meter', now()), (%s, '2026-02-01', '2026-02-01', 'alias', now())",
+            (tenant, tenant),
+        )
+    assert current(api, tenant)["freshness"]["recountPendingDays"] == 4
+    assert history(api, tenant)["freshness"]["recountPendingDays"] == 4
 
 
 @pytest.mark.parametrize(
