@@ -23,11 +23,11 @@ from stripemeter.errors import InvalidInput, StripeMeterError
 from stripemeter.pipeline.ingest import GroupCommit
 from stripemeter.runtime.settings import Settings
 from stripemeter.store.postgres import open_pool
-from stripemeter_api import customers, events, health, meters, metrics, openapi, usage, usage_query
+from stripemeter_api import adjustments, customers, events, health, meters, metrics, openapi, usage, usage_query, voids
 from stripemeter_api.edge import Edge
 from stripemeter_api.errors import answer_http_exception, answer_invalid_request, answer_our_error, answer_unforeseen
 from stripemeter_api.ingest import PATH as INGEST_PATH
-from stripemeter_api.ingest import IngestRoute
+from stripemeter_api.ingest import IngestRoute, ingest_limits
 from stripemeter_api.probes import Probes
 
 POOL_SIZE = 8
@@ -66,6 +66,8 @@ class Receiver:
         group_commit = GroupCommit(database_url, clock=lambda: datetime.now(UTC))
         with open_pool(database_url, max_size=POOL_SIZE, timeout_seconds=POOL_WAIT_SECONDS) as pool:
             api.state.pool = pool
+            api.state.limits = ingest_limits(self._settings)
+            api.state.max_adjustment_delta = self._settings.max_adjustment_delta
             api.state.probes = Probes(self._settings, pool)
             group_commit.start()
             self._ingest = IngestRoute(self._settings, group_commit)
@@ -107,7 +109,9 @@ def build_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     for router in (
+        adjustments.router,
         events.router,
+        voids.router,
         customers.router,
         meters.router,
         usage.router,

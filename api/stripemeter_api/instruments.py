@@ -11,6 +11,7 @@ every value lives in a file of that directory and one scrape of any worker adds 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from prometheus_client import Counter, Histogram
 
@@ -42,8 +43,28 @@ _CONFLICTS = Counter(
 )
 _REJECTED = Counter("request_rejected_total", "Requests refused as a whole, by the code of the answer.", ("reason",))
 
+_ADJUSTMENTS_CREATED = Counter("api_adjustments_created_total", "Adjustments created.", ("reason",))
+_ADJUSTMENTS_APPROVED = Counter("api_adjustments_approved_total", "Adjustments approved.")
+_ADJUSTMENTS_REJECTED = Counter("stripemeter_adjustments_rejected_total", "Adjustments rejected.")
+_ADJUSTMENTS_REVERTED = Counter("api_adjustments_reverted_total", "Adjustments reverted.")
+_DECISIONS = {
+    "approved": _ADJUSTMENTS_APPROVED,
+    "rejected": _ADJUSTMENTS_REJECTED,
+    "reverted": _ADJUSTMENTS_REVERTED,
+}
+
 _request_observers: dict[tuple[str, str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
 _ingest_counters: dict[str, Callable[[float], None]] = {}
+
+
+def count_adjustment_created(reason: str) -> None:
+    """Count a new adjustment by its reason, one of the contract's."""
+    _ADJUSTMENTS_CREATED.labels(reason).inc()
+
+
+def count_adjustment_decided(decision: Literal["approved", "rejected", "reverted"]) -> None:
+    """Count a decision that changed something."""
+    _DECISIONS[decision].inc()
 
 
 def observe_request(route: str, method: str, status: int, seconds: float) -> None:

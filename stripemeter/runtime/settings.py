@@ -7,6 +7,7 @@ Order: process environment, then `.env` in the working directory, then the defau
 from __future__ import annotations
 
 import os
+from decimal import Decimal
 from pathlib import Path
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
@@ -60,6 +61,9 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("INGEST_BODY_LIMIT_BYTES", "API_BODY_LIMIT_BYTES"),
     )
     max_event_meta_bytes: int = Field(default=4096, ge=2, validation_alias=AliasChoices("MAX_EVENT_META_BYTES"))
+    max_adjustment_delta: Decimal = Field(
+        default=Decimal(1_000_000), gt=0, validation_alias=AliasChoices("MAX_ADJUSTMENT_DELTA")
+    )
     strict_tenant_id_uuid: bool = Field(default=False, validation_alias=AliasChoices("STRICT_TENANT_ID_UUID"))
 
     @property
