@@ -143,6 +143,8 @@ def test_saying_the_same_again_makes_no_version(pool: ConnectionPool) -> None:
     assert (again.is_created, again.is_changed, len(again.versions)) == (False, False, 1)
     assert not put(pool, PRO, effective_on=date(2026, 12, 1)).is_changed
     assert put(pool, PRO, effective_on=date(2026, 10, 31)).is_changed
+    put(pool, {**PRO, "value": "2"}, effective_on=date(2026, 11, 20))
+    assert put(pool, PRO, effective_on=date(2026, 11, 10)).is_changed, "so until the 20th, but not from then on"
 
 
 def test_a_deleted_meter_counts_its_past(pool: ConnectionPool) -> None:
