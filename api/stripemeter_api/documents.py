@@ -140,6 +140,8 @@ class EventRow(Document):
     received_at: datetime
     meta: dict[str, Any] | None
     source: SourceName
+    voided_at: datetime | None = Field(default=None, description="Since when it counts nowhere; absent: it counts.")
+    replaced_by: str | None = Field(default=None, description="Idempotency key of the event in its place.")
 
 
 class EventPage(Document):

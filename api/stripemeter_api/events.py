@@ -124,6 +124,8 @@ def _event(event: LedgerEvent) -> dict[str, Any]:
         "receivedAt": instant(event.received_at),
         "meta": stored_json(event.meta),
         "source": event.source,
+        **({} if event.voided_at is None else {"voidedAt": instant(event.voided_at)}),
+        **({} if event.replaced_by is None else {"replacedBy": event.replaced_by}),
     }
 
 

@@ -36,17 +36,22 @@ _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", b"application/problem+json")
 
 
+def ingest_limits(settings: Settings) -> IngestLimits:
+    """What the operator bounds."""
+    return IngestLimits(
+        max_batch=settings.max_ingest_batch,
+        max_meta_bytes=settings.max_event_meta_bytes,
+        is_tenant_uuid=settings.strict_tenant_id_uuid,
+    )
+
+
 class IngestRoute:
     """ASGI callable for `POST /v1/events/ingest`; answers only after the commit."""
 
     def __init__(self, settings: Settings, group_commit: GroupCommit) -> None:
         self._group_commit = group_commit
         self._body_limit = settings.ingest_body_limit_bytes
-        self._limits = IngestLimits(
-            max_batch=settings.max_ingest_batch,
-            max_meta_bytes=settings.max_event_meta_bytes,
-            is_tenant_uuid=settings.strict_tenant_id_uuid,
-        )
+        self._limits = ingest_limits(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read, parse, store, answer."""

@@ -8,6 +8,26 @@ set local transaction_isolation = 'repeatable read';
 -- A listing that would read the whole ledger is cut off instead of starving the others.
 set local statement_timeout = '15s';
 
+-- name: has_own_rules
+-- Whether the tenant's counters may hold other numbers of events than its ledger, under other names, on other days.
+select
+    exists (
+        select from meters
+        where tenant_id = %(tenant_id)s
+    )
+    or exists (
+        select from customer_aliases
+        where tenant_id = %(tenant_id)s
+    )
+    or exists (
+        select from event_voids
+        where tenant_id = %(tenant_id)s
+    )
+    or exists (
+        select from adjustments
+        where tenant_id = %(tenant_id)s
+    ) as has_own_rules;
+
 -- name: load_span
 -- One row: first and last day with counted events of anybody or uncounted ones of this tenant; nulls when there is none.
 with cursor as materialized (
@@ -83,6 +103,22 @@ from part
 group by day
 order by day;
 
+-- name: load_days_by_ledger
+-- As load_days, from the ledger alone.
+select
+    (ts at time zone 'UTC')::date as day,
+    count(*) as event_count,
+    max(ts) as newest_ts
+from events
+where
+    tenant_id = %(tenant_id)s
+    and ts >= %(first_on)s::date::timestamp at time zone 'UTC'
+    and ts < (%(last_on)s::date + 1)::timestamp at time zone 'UTC'
+    and (%(metric)s::text is null or metric = %(metric)s::text)
+    and (%(customer_ref)s::text is null or customer_ref = %(customer_ref)s::text)
+group by day
+order by day;
+
 -- name: count_by_counters
 -- How many events of the tenant match, from the counters and the unfolded tail: no source, no times.
 with cursor as materialized (
@@ -140,7 +176,15 @@ select
     ts,
     received_at,
     meta::text as meta,
-    source
+    source,
+    (
+        select void.voided_at from event_voids as void
+        where void.seq = events.seq
+    ) as voided_at,
+    (
+        select void.replacement_key from event_voids as void
+        where void.seq = events.seq
+    ) as replaced_by
 from events
 where
     tenant_id = %(tenant_id)s
@@ -166,7 +210,15 @@ select
     ts,
     received_at,
     meta::text as meta,
-    source
+    source,
+    (
+        select void.voided_at from event_voids as void
+        where void.seq = events.seq
+    ) as voided_at,
+    (
+        select void.replacement_key from event_voids as void
+        where void.seq = events.seq
+    ) as replaced_by
 from events
 where
     tenant_id = %(tenant_id)s
@@ -192,7 +244,15 @@ select
     ts,
     received_at,
     meta::text as meta,
-    source
+    source,
+    (
+        select void.voided_at from event_voids as void
+        where void.seq = matching.seq
+    ) as voided_at,
+    (
+        select void.replacement_key from event_voids as void
+        where void.seq = matching.seq
+    ) as replaced_by
 from (
     select
         *,
@@ -224,7 +284,15 @@ select
     ts,
     received_at,
     meta::text as meta,
-    source
+    source,
+    (
+        select void.voided_at from event_voids as void
+        where void.seq = matching.seq
+    ) as voided_at,
+    (
+        select void.replacement_key from event_voids as void
+        where void.seq = matching.seq
+    ) as replaced_by
 from (
     select
         *,

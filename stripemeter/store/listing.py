@@ -9,6 +9,7 @@ has how many events. So a page by ts walks those days from its end of time and s
 first reads a stretch wide enough for four pages at the day's own density, then four times as much, and so on. What is
 read is thus bounded by the busiest day it has to enter, never by the ledger. This holds because every ledger row is in
 a counter of its own day or in the unfolded tail, as of one snapshot: an event the counters leave out would be missed.
+So a tenant with meters, aliases, voids or adjustments, whose counters hold other numbers, is asked of the ledger alone.
 
 Sorting by a text, and a `total` by source or time, read every row of the months asked for (cut off after 15 s).
 """
@@ -57,7 +58,7 @@ class EventKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEvent:
-    """One row of the ledger; `meta` is JSON text."""
+    """One row of the ledger; `meta` is JSON text. Voided, it counts nowhere; `replaced_by`: the key in its place."""
 
     seq: int
     idempotency_key: str
@@ -70,6 +71,8 @@ class LedgerEvent:
     received_at: datetime
     meta: str | None
     source: str
+    voided_at: datetime | None
+    replaced_by: str | None
 
     def key(self, sort: Sort) -> EventKey:
         """Where a page that ends with this row ended."""
@@ -111,16 +114,23 @@ def load_events(
         tx.execute(queries["begin_snapshot"])
         tx.execute(queries["limit_time"])
         most = offset + limit + 1
+        has_own_rules = _has_own_rules(tx, which.tenant_id)
         if sort == "ts":
-            rows = _walk(tx, which, is_descending=is_descending, most=most, after=after)
+            days = "load_days_by_ledger" if has_own_rules else "load_days"
+            rows = _walk(tx, which, days, is_descending=is_descending, most=most, after=after)
         else:
             rows = _sort(tx, which, sort, is_descending=is_descending, most=most, after=after)
-        total = _count(tx, which) if after is None else None
+        total = _count(tx, which, has_own_rules=has_own_rules) if after is None else None
     return EventPage(events=rows[offset : offset + limit], has_more=len(rows) == most, total=total)
 
 
-def _count(tx: Tx, which: EventFilter) -> int:
-    is_by_counters = which.source is None and which.start is None and which.end is None
+def _has_own_rules(tx: Tx, tenant_id: str) -> bool:
+    row = tx.execute(load_queries("listing")["has_own_rules"], {"tenant_id": tenant_id}, prepare=False).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _count(tx: Tx, which: EventFilter, *, has_own_rules: bool) -> int:
+    is_by_counters = not has_own_rules and which.source is None and which.start is None and which.end is None
     name = "count_by_counters" if is_by_counters else "count_by_ledger"
     row = tx.execute(load_queries("listing")[name], _filters(which), prepare=False).fetchone()
     return int(row[0]) if row is not None else 0
@@ -140,7 +150,9 @@ def _sort(
     return [_event(row) for row in tx.execute(load_queries("listing")[name], parameters, prepare=False)]
 
 
-def _walk(tx: Tx, which: EventFilter, *, is_descending: bool, most: int, after: EventKey | None) -> list[LedgerEvent]:
+def _walk(
+    tx: Tx, which: EventFilter, name_of_days: str, *, is_descending: bool, most: int, after: EventKey | None
+) -> list[LedgerEvent]:
     query = load_queries("listing")["load_newest_first" if is_descending else "load_oldest_first"]
     first_ts, last_ts = which.start, which.end
     if after is not None and isinstance(after.value, datetime):
@@ -154,7 +166,7 @@ def _walk(tx: Tx, which: EventFilter, *, is_descending: bool, most: int, after: 
         "after_seq": after.seq if after else None,
     }
     found: list[LedgerEvent] = []
-    for day in _days(tx, which, first_ts, last_ts, is_descending=is_descending):
+    for day in _days(tx, which, name_of_days, first_ts, last_ts, is_descending=is_descending):
         bounds = _clip(day, first_ts, last_ts)
         for stretch in _stretches(bounds, day.event_count, most - len(found), is_descending=is_descending):
             window = {"first_ts": stretch[0], "last_ts": stretch[1], "most": most - len(found)}
@@ -172,7 +184,13 @@ class _Day:
 
 
 def _days(
-    tx: Tx, which: EventFilter, first_ts: datetime | None, last_ts: datetime | None, *, is_descending: bool
+    tx: Tx,
+    which: EventFilter,
+    name: str,
+    first_ts: datetime | None,
+    last_ts: datetime | None,
+    *,
+    is_descending: bool,
 ) -> Iterator[_Day]:
     """The days with matching events (of any source), in the order of the walk; asked for in growing blocks."""
     queries = load_queries("listing")
@@ -187,7 +205,7 @@ def _days(
     last_on = min(last_on, last_ts.date()) if last_ts else last_on
     for block in _blocks(first_on, last_on, is_descending=is_descending):
         parameters = {**_filters(which), "first_on": block[0], "last_on": block[1]}
-        rows = tx.execute(queries["load_days"], parameters, prepare=False).fetchall()
+        rows = tx.execute(queries[name], parameters, prepare=False).fetchall()
         days = [_Day(day=day, event_count=count, newest_ts=newest) for day, count, newest in rows]
         yield from reversed(days) if is_descending else days
 
