@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 
 import stripemeter
-from stripemeter.cli import counters, customers, database, demo, doctor, files, lake, logs, meters, stack, stripe
+from stripemeter.cli import (
+    adjustments,
+    counters,
+    customers,
+    database,
+    demo,
+    doctor,
+    files,
+    lake,
+    logs,
+    meters,
+    stack,
+    stripe,
+)
 from stripemeter.errors import StripeMeterError
 
 app = typer.Typer(
@@ -33,6 +46,7 @@ app.command("migrate")(database.migrate)
 app.command("demo")(demo.demo)
 app.command("query")(lake.query)
 app.command("ingest")(files.ingest)
+app.add_typer(adjustments.app, name="adjustments")
 app.add_typer(files.app, name="backfills")
 app.add_typer(counters.app, name="counters")
 app.add_typer(customers.app, name="customers")

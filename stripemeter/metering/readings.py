@@ -9,6 +9,7 @@ that an explicit meter reads are looked at one by one.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -23,6 +24,10 @@ from stripemeter.metering.segments import segment_starts
 
 UNMATCHED = ""
 """The meter of events that no meter counts: they are kept apart, so that nothing accepted ever vanishes."""
+
+MAX_KEY_BYTES = 2_600
+"""Of the texts in a counter's key. Source: PostgreSQL, B-tree: an index row has at most 2704 bytes; the rest is for the
+key's other columns."""
 
 _EVENT = ("tenant_id", "metric", "day")
 _Key = tuple[str, str, date]
@@ -136,10 +141,31 @@ def _read(event: dict[str, Any], readers: _Readers) -> Iterator[tuple[object, ..
             meta=meta,
         )
         if isinstance(reading, Reading):
-            yield _row(event, definition.name, definition, reading, is_primary=is_primary)
+            storable = _storable(event, definition.name, reading)
+            yield _row(event, definition.name, definition, storable, is_primary=is_primary)
             is_primary = False
     if is_primary:
         yield _row(event, UNMATCHED, None, Reading(event["quantity"], None, ""), is_primary=False)
+
+
+def _storable(event: dict[str, Any], meter: str, reading: Reading) -> Reading:
+    """The reading with texts that fit into a key: longest names leave no room for long values, which become hashes.
+
+    A function of the event alone, so running count and recount agree; an event must never be able to stop the fold.
+    """
+    texts = (event["tenant_id"], event["customer_ref"], meter, reading.dimensions, reading.item or "")
+    if sum(map(len, texts)) * 4 <= MAX_KEY_BYTES or sum(len(text.encode()) for text in texts) <= MAX_KEY_BYTES:
+        return reading
+    dimensions = f'{{"#":"{_hash(reading.dimensions)}"}}' if reading.dimensions else ""
+    names = sum(len(text.encode()) for text in (*texts[:3], dimensions))
+    item = reading.item
+    if item is not None and names + len(item.encode()) > MAX_KEY_BYTES:
+        item = f"#{_hash(item)}"
+    return Reading(reading.quantity, item, dimensions)
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _row(

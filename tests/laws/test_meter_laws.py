@@ -147,6 +147,32 @@ def test_the_guard_keeps_the_same_groups_in_any_order(pool: ConnectionPool, inge
     assert found[0][0][0] == '"other"'
 
 
+def test_the_longest_names_and_values_do_not_stop_the_fold(pool: ConnectionPool, ingest: Ingest) -> None:
+    """Four-byte characters everywhere: the counter's key still fits, and the recount makes the same one."""
+    long = "\N{GRINNING FACE}"
+    tenant, customer = long * 255, long * 255
+    let_late_events_count(pool, [tenant])
+    meter = {
+        "name": long * 100,
+        "metrics": ["m"],
+        "aggregation": "unique",
+        "value": "meta.user",
+        "dimensions": ["meta.a", "meta.b", "meta.c", "meta.d", "meta.e"],
+    }
+    with transaction(pool) as tx:
+        tx.execute(
+            "insert into meters (tenant_id, name, version, effective_on, is_active, definition, actor, created_at)"
+            " values (%(tenant)s, %(name)s, 1, '0001-01-01', true, %(definition)s::jsonb, 'test', now())",
+            {"tenant": tenant, "name": meter["name"], "definition": json.dumps(meter)},
+        )
+    meta = dict.fromkeys(["a", "b", "c", "d", "e", "user"], long * 40)
+    ingest.accept([Fact(tenant=tenant, customer=customer, metric="m", ts=DAYS[1], key="1", meta=meta)])
+    fold(pool)
+    assert counters_equal_ledger(pool, [DAYS[1].date()]) == ()
+    with transaction(pool) as tx:
+        assert tx.execute("select count(*) from counter_items").fetchone() == (1,)
+
+
 def test_an_odd_second_cuts_a_day_in_two_segments(pool: ConnectionPool, ingest: Ingest) -> None:
     """The microsecond before the anchor belongs to the segment before; before the first phase, to the UTC month."""
     set_rules(pool, "acme")
