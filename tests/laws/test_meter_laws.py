@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from random import Random
 from typing import Any
 
 import pytest
@@ -149,11 +150,10 @@ def test_the_guard_keeps_the_same_groups_in_any_order(pool: ConnectionPool, inge
 
 def test_the_longest_names_and_values_do_not_stop_the_fold(pool: ConnectionPool, ingest: Ingest) -> None:
     """Four-byte characters everywhere: the counter's key still fits, and the recount makes the same one."""
-    long = "\N{GRINNING FACE}"
-    tenant, customer = long * 255, long * 255
+    tenant, customer, name, value = (_incompressible(length) for length in (255, 255, 100, 40))
     let_late_events_count(pool, [tenant])
     meter = {
-        "name": long * 100,
+        "name": name,
         "metrics": ["m"],
         "aggregation": "unique",
         "value": "meta.user",
@@ -165,7 +165,7 @@ def test_the_longest_names_and_values_do_not_stop_the_fold(pool: ConnectionPool,
             " values (%(tenant)s, %(name)s, 1, '0001-01-01', true, %(definition)s::jsonb, 'test', now())",
             {"tenant": tenant, "name": meter["name"], "definition": json.dumps(meter)},
         )
-    meta = dict.fromkeys(["a", "b", "c", "d", "e", "user"], long * 40)
+    meta = dict.fromkeys(["a", "b", "c", "d", "e", "user"], value)
     ingest.accept([Fact(tenant=tenant, customer=customer, metric="m", ts=DAYS[1], key="1", meta=meta)])
     fold(pool)
     assert counters_equal_ledger(pool, [DAYS[1].date()]) == ()
@@ -183,6 +183,12 @@ def test_an_odd_second_cuts_a_day_in_two_segments(pool: ConnectionPool, ingest: 
         rows = tx.execute("select day, segment_start, event_count from counters order by segment_start").fetchall()
     day = date(2026, 11, 21)
     assert rows == [(day, datetime(2026, 11, 1, tzinfo=UTC), 1), (day, ANCHOR, 1)]
+
+
+def _incompressible(length: int) -> str:
+    """Characters of four bytes in no order: Postgres would press a repeated one into any key."""
+    letters = Random(length)  # noqa: S311 - not a secret
+    return "".join(chr(letters.randrange(0x20000, 0x2A6D0)) for _ in range(length))
 
 
 def _own(fact: Fact, tenant: str, number: int) -> Fact:
