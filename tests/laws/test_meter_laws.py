@@ -187,7 +187,7 @@ def test_an_odd_second_cuts_a_day_in_two_segments(pool: ConnectionPool, ingest: 
 
 def _incompressible(length: int) -> str:
     """Characters of four bytes in no order: Postgres would press a repeated one into any key."""
-    letters = Random(length)  # noqa: S311 - not a secret
+    letters = Random(length)
     return "".join(chr(letters.randrange(0x20000, 0x2A6D0)) for _ in range(length))
 
 
