@@ -14,11 +14,13 @@ from psycopg_pool import ConnectionPool
 from bench.context import Context
 from bench.ledger import MONTH, TENANT, add_late
 from bench.measure import Row, Series, at_most, percentile, seconds_of, series, value_at_most
+from stripemeter.metering.days import day_bounds
 from stripemeter.pipeline.fold import fold
 from stripemeter.store.postgres import open_pool, transaction
 from stripemeter.store.sql import load_queries
 from stripemeter.store.usage import load_current_usage
 
+_AT = day_bounds(MONTH[0])[0]
 _COUNTERS_ONLY = """
 select
     meter,
@@ -84,7 +86,7 @@ def _round(pool: ConnectionPool, url: str, count: int) -> Reads:
 
 
 def _live(pool: ConnectionPool, customer: str) -> None:
-    load_current_usage(pool, tenant_id=TENANT, customer_ref=customer, first_on=MONTH[0], last_on=MONTH[1])
+    load_current_usage(pool, tenant_id=TENANT, customer_ref=customer, at=_AT, now=_AT)
 
 
 def _counters_only(pool: ConnectionPool, customer: str) -> None:

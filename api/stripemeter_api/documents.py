@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from stripemeter.metering.meters import Aggregation
+
 Quantity = Annotated[Decimal, WithJsonSchema({"type": "number", "description": "Exact decimal, no exponent."})]
 IncomingQuantity = Annotated[
     Decimal,
@@ -211,18 +213,19 @@ class MetricUsage(Document):
 
     name: str = Field(examples=["api_calls"])
     current: Quantity
-    unit: str = Field(examples=["unit"])
-    aggregation: Literal["sum", "count", "min", "max", "last"]
+    unit: str = Field(examples=["unit"], description="`unit-second` where levels are weighted by time.")
+    aggregation: Aggregation
     count: int
     sum: Quantity
     min: Quantity | None
     max: Quantity | None
     last: Quantity | None
     adjusted: Quantity = Field(description="Sum of the approved manual adjustments; `current` includes it.")
+    period: Period | None = Field(description="Of a metric whose billing period is not that of its customer.")
 
 
 class UsageAnswer(Document):
-    """Usage of the current period. A metric without events and adjustments is absent."""
+    """Usage of a billing period. A metric without events and adjustments is absent."""
 
     customer_ref: str
     period: Period
@@ -232,7 +235,7 @@ class UsageAnswer(Document):
 
 
 class UsagePoint(Document):
-    """Usage of one bucket; null where min, max or last has no event to speak of."""
+    """Usage of one bucket; null where min, max, last, avg or percentile has no event to speak of."""
 
     ts: datetime = Field(description="Start of the UTC day or month.")
     value: Quantity | None
@@ -244,7 +247,7 @@ class HistoryAnswer(Document):
 
     usage: list[UsagePoint]
     period: Period
-    aggregation: Literal["sum", "count", "min", "max", "last"]
+    aggregation: Aggregation
     freshness: FreshnessDocument
 
 

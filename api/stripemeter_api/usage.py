@@ -11,9 +11,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from stripemeter.errors import InvalidInput
-from stripemeter.metering.days import day_bounds, day_of, days_between, month_bounds, month_start, next_month
+from stripemeter.metering.days import day_bounds, day_of, days_between, month_start, next_month
+from stripemeter.metering.meters import Aggregation
+from stripemeter.metering.segments import Segment
 from stripemeter.store.usage import (
-    Aggregation,
     Freshness,
     Step,
     Usage,
@@ -41,29 +42,34 @@ PeriodEnd = Annotated[
 router = APIRouter(prefix="/v1/usage", tags=["usage"])
 
 
-@router.get("/current", response_model=UsageAnswer, responses=READ_PROBLEMS, summary="Usage of the current period")
+@router.get("/current", response_model=UsageAnswer, responses=READ_PROBLEMS, summary="Usage of a billing period")
 def read_current(
-    pool: Pool, tenant_id: TenantId, customer_ref: CustomerRef, metric: OptionalMetric = None
+    pool: Pool,
+    tenant_id: TenantId,
+    customer_ref: CustomerRef,
+    metric: OptionalMetric = None,
+    at: Annotated[
+        Instant | None,
+        Query(
+            description="An instant of the billing period asked for; default: now.", examples=["2026-11-23T10:00:00Z"]
+        ),
+    ] = None,
 ) -> JsonAnswer:
-    """Usage of the current UTC month, every event accepted so far included.
+    """Usage of the customer's billing period (the UTC month unless it has another), accepted events all included.
 
-    `current` is what the metric's aggregation makes of its events plus `adjusted`, the approved manual adjustments.
-    `customerRef` is the customer's own, also when another of its references was asked for.
+    `current` is what the metric's aggregation makes of its events plus `adjusted`, the approved manual adjustments; a
+    meter counts as its definition says, a time-weighted one in unit-seconds (level times seconds) up to now.
+    `customerRef` is the customer's own, also when another of its references was asked for. A metric with billing
+    phases of its own has a `period` of its own.
     """
-    today = datetime.now(UTC).date()
-    start, end = month_bounds(today)
+    now = datetime.now(UTC)
     found = load_current_usage(
-        pool,
-        tenant_id=tenant_id,
-        customer_ref=customer_ref,
-        metric=metric,
-        first_on=start.date(),
-        last_on=day_of(end - timedelta(microseconds=1)),
+        pool, tenant_id=tenant_id, customer_ref=customer_ref, metric=metric, at=at or now, now=now
     )
     return JsonAnswer(
         {
             "customerRef": found.customer_ref,
-            "period": {"start": instant(start), "end": instant(end)},
+            "period": _period(found.segment),
             "metrics": [_metric(name, usage) for name, usage in found.metrics.items()],
             "alerts": [],
             "freshness": _freshness(found.freshness),
@@ -84,14 +90,16 @@ def read_history(
     """Usage by UTC day or month; the values of a month's days add up to `current` of that month."""
     first_on, last_on = _whole_days(period_start, period_end)
     buckets = _bucket_starts(first_on, last_on, step)
+    days = [max(bucket, first_on) for bucket in buckets]
     found = load_usage_history(
         pool,
         tenant_id=tenant_id,
         customer_ref=customer_ref,
         metric=metric,
-        first_on=first_on,
+        buckets=days,
         last_on=last_on,
         step=step,
+        now=datetime.now(UTC),
     )
     return JsonAnswer(
         {
@@ -130,7 +138,7 @@ def _bucket_starts(first_on: date, last_on: date, step: Step) -> list[date]:
 
 
 def _point(bucket: date, usage: Usage | None, aggregation: Aggregation) -> dict[str, Any]:
-    empty = 0 if aggregation in ("sum", "count") else None
+    empty = 0 if aggregation in ("sum", "count", "unique", "time_weighted") else None
     return {
         "ts": instant(day_bounds(bucket)[0]),
         "value": empty if usage is None else number(usage.quantity),
@@ -142,7 +150,7 @@ def _metric(name: str, usage: Usage) -> dict[str, Any]:
     return {
         "name": name,
         "current": number(usage.quantity),
-        "unit": "unit",
+        "unit": "unit-second" if usage.aggregation == "time_weighted" else "unit",
         "aggregation": usage.aggregation,
         "count": usage.event_count,
         "sum": number(usage.quantity_sum),
@@ -150,7 +158,12 @@ def _metric(name: str, usage: Usage) -> dict[str, Any]:
         "max": number_or_null(usage.quantity_max),
         "last": number_or_null(usage.quantity_last),
         "adjusted": number(usage.adjusted),
+        "period": None if usage.segment is None else _period(usage.segment),
     }
+
+
+def _period(segment: Segment) -> dict[str, str]:
+    return {"start": instant(segment.start), "end": instant(segment.end)}
 
 
 def _freshness(freshness: Freshness) -> dict[str, Any]:

@@ -8,7 +8,8 @@
 
 -- name: load_current_usage
 -- One row per meter of a customer over the days [first_on, last_on], sorted by meter; one row with a null meter when
--- there is none, because how far the fold is (the first columns) is always answered.
+-- there is none, because how far the fold is (the first columns) is always answered. With has_rules the numbers are not
+-- to be used: meters or billing phases say what and when to count (metered_usage.sql).
 with cursor as materialized (
     select
         folded_below,
@@ -143,7 +144,19 @@ select
     merged.quantity_max,
     merged.quantity_last,
     merged.adjusted,
-    merged.pending
+    merged.pending,
+    (
+        exists (
+            select from meters
+            where meters.tenant_id = %(tenant_id)s
+        )
+        or exists (
+            select from billing_phases as phase
+            where
+                phase.tenant_id = %(tenant_id)s
+                and phase.customer_ref = (select own.customer_ref from own)
+        )
+    ) as has_rules
 from (select 1) as once
 left join merged on true
 order by merged.meter collate "C";
@@ -283,7 +296,11 @@ select
     merged.quantity_max,
     merged.quantity_last,
     merged.adjusted,
-    merged.pending
+    merged.pending,
+    exists(
+        select from meters
+        where meters.tenant_id = %(tenant_id)s and meters.name = %(metric)s
+    ) as has_rules
 from (select 1) as once
 left join merged on true
 order by merged.bucket;

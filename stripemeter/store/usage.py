@@ -6,26 +6,45 @@ A manual adjustment changes the finished number, whatever the aggregation: it co
 A reference that is another name of a customer reads that customer.
 
 An event is in the answer from the moment its transaction has committed, and once only: every read is a single
-statement, so cursor, counters and tail are of the same instant however often the fold runs beside it.
+statement, so cursor, counters and tail are of the same instant however often the fold runs beside it. Where meters or
+billing phases have a say, it is several statements of one snapshot (`store.metered_usage`).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from functools import reduce
+from typing import Any, Literal, TypedDict
 
 from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import Unavailable
+from stripemeter.metering.answers import Answer
 from stripemeter.metering.averages import add
+from stripemeter.metering.days import day_bounds, day_of
+from stripemeter.metering.meters import Aggregation
+from stripemeter.metering.segments import DEFAULT_PHASES, Segment, segment_at
+from stripemeter.store.metered_usage import (
+    Counting,
+    counting_of,
+    finish,
+    load_adjustments,
+    load_head,
+    load_mapped,
+    load_parts,
+    read_one_snapshot,
+)
 from stripemeter.store.postgres import transaction
+from stripemeter.store.rulebook import load_rulebook
 from stripemeter.store.sql import load_queries
 
+_TICK = timedelta(microseconds=1)
 Step = Literal["day", "month"]
-Aggregation = Literal["sum", "count", "min", "max", "last"]
 DEFAULT_AGGREGATION: Aggregation = "sum"
 """How a metric counts while nothing maps it to a price."""
 
@@ -42,6 +61,8 @@ class Usage:
         quantity_max: the greatest.
         quantity_last: that of the latest.
         adjusted: sum of the approved manual adjustments.
+        quantity: the one number its aggregation makes of the events, adjustments included; of no events it makes 0.
+        segment: the billing window asked for, where the metric has another than its customer.
     """
 
     aggregation: Aggregation
@@ -51,18 +72,8 @@ class Usage:
     quantity_max: Decimal | None
     quantity_last: Decimal | None
     adjusted: Decimal
-
-    @property
-    def quantity(self) -> Decimal:
-        """The one number its aggregation makes of the events, adjustments included; of no events it makes 0."""
-        numbers: Mapping[Aggregation, Decimal | None] = {
-            "sum": self.quantity_sum,
-            "count": Decimal(self.event_count),
-            "min": self.quantity_min,
-            "max": self.quantity_max,
-            "last": self.quantity_last,
-        }
-        return add(numbers[self.aggregation] or Decimal(0), self.adjusted)
+    quantity: Decimal
+    segment: Segment | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +95,11 @@ class Freshness:
 class CurrentUsage:
     """Usage by metric name, sorted; a metric without events and adjustments is absent.
 
-    `customer_ref` is the customer's own, whichever of its references was asked for.
+    `customer_ref` is the customer's own, whichever of its references was asked for; `segment` its billing window.
     """
 
     customer_ref: str
+    segment: Segment
     metrics: Mapping[str, Usage]
     freshness: Freshness
 
@@ -106,24 +118,35 @@ def load_current_usage(
     *,
     tenant_id: str,
     customer_ref: str,
-    first_on: date,
-    last_on: date,
+    at: datetime,
+    now: datetime,
     metric: str | None = None,
 ) -> CurrentUsage:
-    """What a customer used over the UTC days `first_on` to `last_on`, both included.
+    """What a customer used in the billing window that holds an instant.
+
+    Args:
+        pool: where.
+        tenant_id: whose account.
+        customer_ref: any reference of the customer.
+        at: which window: the customer's, and of a metric with phases of its own that metric's.
+        now: until when the level of a time-weighted meter is known to hold.
+        metric: only this one.
 
     Raises:
         Unavailable: the database is down, or its counters belong to another cluster.
     """
+    segment = segment_at(DEFAULT_PHASES, at)
     parameters = {
         "tenant_id": tenant_id,
         "customer_ref": customer_ref,
         "metric": metric,
-        "first_on": first_on,
-        "last_on": last_on,
+        "first_on": day_of(segment.start),
+        "last_on": day_of(segment.end - _TICK),
     }
     read = _load(pool, "load_current_usage", parameters)
-    return CurrentUsage(customer_ref=read.customer_ref, metrics=read.found, freshness=read.freshness)
+    if read.has_rules:
+        return _current_by_rules(pool, tenant_id, customer_ref, at, now, metric)
+    return CurrentUsage(customer_ref=read.customer_ref, segment=segment, metrics=read.found, freshness=read.freshness)
 
 
 def load_usage_history(
@@ -132,13 +155,22 @@ def load_usage_history(
     tenant_id: str,
     customer_ref: str,
     metric: str,
-    first_on: date,
+    buckets: Sequence[date],
     last_on: date,
     step: Step,
+    now: datetime,
 ) -> UsageHistory:
-    """What a customer used of one metric over the UTC days `first_on` to `last_on`, both included, by bucket.
+    """What a customer used of one metric by bucket.
 
-    A bucket is a whole UTC day or month but holds only events of the days asked for.
+    Args:
+        pool: where.
+        tenant_id: whose account.
+        customer_ref: any reference of the customer.
+        metric: its name.
+        buckets: first days of the buckets, ascending; the first may lie within its bucket, which then begins with it.
+        last_on: last UTC day of the last bucket.
+        step: a bucket is a whole UTC day or month but holds only events of the days asked for.
+        now: until when the level of a time-weighted meter is known to hold.
 
     Raises:
         Unavailable: the database is down, or its counters belong to another cluster.
@@ -147,12 +179,116 @@ def load_usage_history(
         "tenant_id": tenant_id,
         "customer_ref": customer_ref,
         "metric": metric,
-        "first_on": first_on,
+        "first_on": buckets[0],
         "last_on": last_on,
         "step": step,
     }
     read = _load(pool, "load_usage_history", parameters)
-    return UsageHistory(aggregation=read.aggregation, buckets=read.found, freshness=read.freshness)
+    if read.has_rules:
+        return _history_by_rules(pool, tenant_id, customer_ref, metric, buckets, last_on, now)
+    found = {max(bucket, buckets[0]): usage for bucket, usage in read.found.items()}
+    return UsageHistory(aggregation=read.aggregation, buckets=found, freshness=read.freshness)
+
+
+def _current_by_rules(
+    pool: ConnectionPool, tenant_id: str, customer_ref: str, at: datetime, now: datetime, metric: str | None
+) -> CurrentUsage:
+    with transaction(pool) as tx:
+        read_one_snapshot(tx)
+        rulebook = load_rulebook(tx, [tenant_id])
+        rules = rulebook.of(tenant_id)
+        own = rules.customer_of(customer_ref)
+        head = load_head(tx, tenant_id)
+        common = rules.segment_of(own, "", at)
+        special = {
+            meter: rules.segment_of(own, meter, at)
+            for ref, meter in rules.phases
+            if ref == own and meter and metric in (None, meter)
+        }
+        segments = [common, *special.values()]
+        span = Segment(start=min(each.start for each in segments), end=max(each.end for each in segments))
+        scope: _Scope = {"tenant_id": tenant_id, "customers": [own], "meters": None if metric is None else [metric]}
+        read = load_parts(tx, rulebook, head, **scope, first_on=day_of(span.start), last_on=day_of(span.end - _TICK))
+        adjustments = load_adjustments(tx, rules, **scope, span=span)
+        mapped = load_mapped(tx, tenant_id)
+    metrics = {}
+    for meter in sorted({part.meter for part in read.parts} | {each.meter for each in adjustments}):
+        segment = special.get(meter, common)
+        counting = counting_of(rules, mapped, meter, day_of(segment.end - _TICK), now)
+        parts = [part for part in read.parts if part.meter == meter]
+        (made,) = finish(parts, [segment.start, segment.end], counting, now)
+        deltas = [
+            each.delta
+            for each in adjustments
+            if each.meter == meter and segment.start <= each.effective_at < segment.end
+        ]
+        if made.event_count or deltas or (counting.aggregation == "time_weighted" and made.number):
+            metrics[meter] = _finished(made, counting, deltas, special.get(meter))
+    return CurrentUsage(
+        customer_ref=own,
+        segment=common,
+        metrics=metrics,
+        freshness=Freshness(folded_at=head.folded_at, pending_count=read.pending_count, recount_days=head.recount_days),
+    )
+
+
+def _history_by_rules(
+    pool: ConnectionPool,
+    tenant_id: str,
+    customer_ref: str,
+    metric: str,
+    buckets: Sequence[date],
+    last_on: date,
+    now: datetime,
+) -> UsageHistory:
+    edges = [*(day_bounds(bucket)[0] for bucket in buckets), day_bounds(last_on)[1]]
+    with transaction(pool) as tx:
+        read_one_snapshot(tx)
+        rulebook = load_rulebook(tx, [tenant_id])
+        rules = rulebook.of(tenant_id)
+        scope: _Scope = {
+            "tenant_id": tenant_id,
+            "customers": [rules.customer_of(customer_ref)],
+            "meters": [metric],
+        }
+        head = load_head(tx, tenant_id)
+        read = load_parts(tx, rulebook, head, **scope, first_on=buckets[0], last_on=last_on)
+        adjustments = load_adjustments(tx, rules, **scope, span=Segment(start=edges[0], end=edges[-1]))
+        counting = counting_of(rules, load_mapped(tx, tenant_id), metric, last_on, now)
+    deltas: defaultdict[date, list[Decimal]] = defaultdict(list)
+    for each in adjustments:
+        deltas[buckets[bisect_right(buckets, each.day) - 1]].append(each.delta)
+    found = {
+        bucket: _finished(made, counting, deltas[bucket], None)
+        for bucket, made in zip(buckets, finish(read.parts, edges, counting, now), strict=True)
+        if made.event_count or deltas[bucket] or counting.aggregation == "time_weighted"
+    }
+    return UsageHistory(
+        aggregation=counting.aggregation,
+        buckets=found,
+        freshness=Freshness(folded_at=head.folded_at, pending_count=read.pending_count, recount_days=head.recount_days),
+    )
+
+
+def _finished(made: Answer, counting: Counting, deltas: Sequence[Decimal], segment: Segment | None) -> Usage:
+    adjusted = reduce(add, deltas, Decimal(0))
+    return Usage(
+        aggregation=counting.aggregation,
+        event_count=made.event_count,
+        quantity_sum=made.quantity_sum,
+        quantity_min=made.quantity_min,
+        quantity_max=made.quantity_max,
+        quantity_last=made.quantity_last,
+        adjusted=adjusted,
+        quantity=add(made.number or Decimal(0), adjusted),
+        segment=segment,
+    )
+
+
+class _Scope(TypedDict):
+    tenant_id: str
+    customers: list[str]
+    meters: list[str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +297,7 @@ class _Read:
     aggregation: Aggregation
     found: dict[Any, Usage]
     freshness: Freshness
+    has_rules: bool
 
 
 def _load(pool: ConnectionPool, query: str, parameters: Mapping[str, object]) -> _Read:
@@ -181,11 +318,19 @@ def _load(pool: ConnectionPool, query: str, parameters: Mapping[str, object]) ->
         freshness=Freshness(
             folded_at=folded_at, pending_count=sum(row[12] for row in present), recount_days=recount_days
         ),
+        has_rules=rows[0][13],
     )
 
 
 def _usage(aggregation: Aggregation, row: Sequence[Any]) -> Usage:
     event_count, quantity_sum, quantity_min, quantity_max, quantity_last, adjusted = row
+    numbers: Mapping[Aggregation, Decimal | None] = {
+        "sum": quantity_sum,
+        "count": Decimal(event_count),
+        "min": quantity_min,
+        "max": quantity_max,
+        "last": quantity_last,
+    }
     return Usage(
         aggregation=aggregation,
         event_count=event_count,
@@ -194,4 +339,5 @@ def _usage(aggregation: Aggregation, row: Sequence[Any]) -> Usage:
         quantity_max=quantity_max,
         quantity_last=quantity_last,
         adjusted=adjusted,
+        quantity=add(numbers[aggregation] or Decimal(0), adjusted),
     )

@@ -1,0 +1,298 @@
+"""Reading usage by rules: what a customer used, where meters or billing phases have a say.
+
+Belongs here: counters' states and unfolded events of one snapshot, put together by the rulebook. Does not: usage of
+tenants that decided nothing (`store.usage`, one statement), making numbers of states (`metering.answers`).
+
+A meter counts as its definition of the window's last day says, or of today's when that is earlier.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import polars as pl
+
+from stripemeter.errors import InvariantBroken, TookTooLong, Unavailable
+from stripemeter.metering.aggregation import Counted, aggregate
+from stripemeter.metering.answers import Answer, Part, answer, overlap
+from stripemeter.metering.days import day_bounds, day_of
+from stripemeter.metering.frames import LEDGER_EVENTS
+from stripemeter.metering.meters import Aggregation
+from stripemeter.metering.readings import UNMATCHED, read_meters
+from stripemeter.metering.rulebook import Rulebook, TenantRules
+from stripemeter.metering.segments import BEGINNING, Segment
+from stripemeter.store.lateness import load_aggregations
+from stripemeter.store.postgres import Tx
+from stripemeter.store.sql import load_queries
+
+_Q = load_queries("metered_usage")
+MOST_ROWS = 1_000_000
+"""Rows of one read: seconds of work."""
+_Key = tuple[str, str, date, datetime, str, bool]
+_PART = tuple(name for name in Part.__dataclass_fields__ if name != "items")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """How far the counters are."""
+
+    folded_below: str
+    folded_at: datetime | None
+    recount_days: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counting:
+    """How a meter's states become a number."""
+
+    aggregation: Aggregation
+    percentile: Decimal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadParts:
+    """States of some days, unfolded events included; `pending_count` of those lie in these days.
+
+    `parts` also hold the last states before the days of time-weighted meters.
+    """
+
+    parts: Sequence[Part]
+    pending_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adjustment:
+    """An approved manual adjustment."""
+
+    customer_ref: str
+    meter: str
+    day: date
+    effective_at: datetime
+    delta: Decimal
+
+
+def read_one_snapshot(tx: Tx) -> None:
+    """All that the transaction reads from here on is of one instant; before its first statement."""
+    tx.execute(_Q["read_one_snapshot"])
+
+
+def load_head(tx: Tx, tenant_id: str) -> Head:
+    """How far the fold is.
+
+    Raises:
+        Unavailable: the counters belong to another cluster.
+    """
+    row = tx.execute(_Q["load_head"], {"tenant_id": tenant_id}).fetchone()
+    if row is None:
+        raise InvariantBroken("sql/queries/metered_usage.sql load_head: no row")
+    if row[2]:
+        raise Unavailable("the fold cursor was written in another PostgreSQL cluster: the counters must be rebuilt")
+    return Head(folded_below=row[0], folded_at=row[1], recount_days=row[3])
+
+
+def counting_of(rules: TenantRules, mapped: Mapping[str, str], meter: str, last_on: date, now: datetime) -> Counting:
+    """How a meter counts a window: as defined on its last day or now, else as the mapping says, else by the sum."""
+    definition = rules.meter_on(meter, min(last_on, day_of(now)))
+    if definition is not None:
+        return Counting(aggregation=definition.aggregation, percentile=definition.percentile)
+    aggregation: Any = mapped.get(meter, "sum")
+    return Counting(aggregation=aggregation, percentile=None)
+
+
+def load_mapped(tx: Tx, tenant_id: str) -> dict[str, str]:
+    """How the tenant's mapped meters count."""
+    return {meter: how for (_, meter), how in load_aggregations(tx, [tenant_id]).items()}
+
+
+def load_parts(
+    tx: Tx,
+    rulebook: Rulebook,
+    head: Head,
+    *,
+    tenant_id: str,
+    customers: Collection[str] | None,
+    meters: Collection[str] | None,
+    first_on: date,
+    last_on: date,
+) -> ReadParts:
+    """The states of the days from first to last, as a fold that ran this instant would leave them.
+
+    Raises:
+        TookTooLong: there are more rows than one read may take.
+    """
+    rules = rulebook.of(tenant_id)
+    weighted = {
+        name
+        for name, versions in rules.meters.items()
+        if any(each.definition.aggregation == "time_weighted" for each in versions)
+        and (meters is None or name in meters)
+    }
+    scope = {
+        "tenant_id": tenant_id,
+        "customers": None if customers is None else sorted(customers),
+        "meters": None if meters is None else sorted(meters),
+        "first_on": first_on,
+        "last_on": last_on,
+        "most": MOST_ROWS + 1,
+    }
+    stored = _stored(tx, scope, rules)
+    if weighted:
+        stored += [_part(row) for row in _rows(tx, "load_levels", scope | {"meters": sorted(weighted)})]
+    start_at, end_at = day_bounds(first_on)[0], day_bounds(last_on)[1]
+    reading = {
+        "tenant_id": tenant_id,
+        "refs": None if customers is None else sorted({ref for own in customers for ref in rules.refs_of(own)}),
+        "metrics": _metrics(rules, meters),
+        "known_at": None,
+        "most": MOST_ROWS + 1,
+    }
+    tail = load_events(
+        tx,
+        reading
+        | {
+            "since_xid": head.folded_below,
+            "from_ts": BEGINNING if weighted else start_at,
+            "until_ts": end_at,
+        },
+    )
+    pending = _wanted(_counted(tail, rulebook), meters)
+    again = _overlapping(pending, stored, weighted)
+    for day in again:
+        start, end = day_bounds(day)
+        events = load_events(tx, reading | {"since_xid": "0", "from_ts": start, "until_ts": end})
+        whole = [part for part in _wanted(_counted(events, rulebook), meters) if part.meter in weighted]
+        stored = [part for part in stored if part.meter not in weighted or part.day != day] + whole
+        pending = [part for part in pending if part.meter not in weighted or part.day != day]
+    return ReadParts(
+        parts=[*stored, *pending],
+        pending_count=tail.filter(pl.col("ts") >= pl.lit(start_at)).height,
+    )
+
+
+def load_events(tx: Tx, parameters: Mapping[str, object]) -> pl.DataFrame:
+    """Events that count, shape LEDGER_EVENTS."""
+    rows = _rows(tx, "load_events", parameters)
+    schema: dict[str, Any] = {name: column.dtype.type for name, column in LEDGER_EVENTS.columns.items()}
+    frame = pl.DataFrame(rows, schema={**schema, "quantity": pl.String}, orient="row")
+    return LEDGER_EVENTS.validate(frame.with_columns(pl.col("quantity").str.to_decimal(scale=12)))
+
+
+def load_adjustments(
+    tx: Tx,
+    rules: TenantRules,
+    *,
+    tenant_id: str,
+    customers: Collection[str] | None,
+    meters: Collection[str] | None,
+    span: Segment,
+) -> list[Adjustment]:
+    """The approved manual adjustments that take effect in a span, under the customers' own references."""
+    refs = None if customers is None else sorted({ref for own in customers for ref in rules.refs_of(own)})
+    parameters = {
+        "tenant_id": tenant_id,
+        "refs": refs,
+        "meters": None if meters is None else sorted(meters),
+        "from_ts": span.start,
+        "until_ts": span.end,
+        "known_at": None,
+    }
+    return [
+        Adjustment(customer_ref=rules.customer_of(row[0]), meter=row[1], day=row[2], effective_at=row[3], delta=row[4])
+        for row in tx.execute(_Q["load_adjustments"], parameters, prepare=False)
+    ]
+
+
+def parts_of_frame(counted: Counted) -> list[Part]:
+    """Aggregated states as parts."""
+    items: defaultdict[_Key, dict[str, int]] = defaultdict(dict)
+    for row in counted.items.iter_rows(named=True):
+        found = items[_key(row)]
+        found[row["item"]] = found.get(row["item"], 0) + row["item_count"]
+    parts = []
+    for row in counted.counters.iter_rows(named=True):
+        quantity_sum = row["sum_whole"] + row["sum_fraction"]
+        unit = row["unit_microseconds"]
+        parts.append(
+            Part(
+                **{name: row[name] for name in _PART if name not in ("quantity_sum", "unit_microseconds")},
+                quantity_sum=quantity_sum,
+                unit_microseconds=None if unit is None else Decimal(unit),
+                items=items.get(_key(row), {}),
+            )
+        )
+    return parts
+
+
+def finish(parts: Iterable[Part], edges: Sequence[datetime], counting: Counting, now: datetime) -> list[Answer]:
+    """One answer for each window that the edges cut, of states by one meter."""
+    return answer(parts, edges, aggregation=counting.aggregation, percentile=counting.percentile, now=now)
+
+
+def _stored(tx: Tx, scope: Mapping[str, object], rules: TenantRules) -> list[Part]:
+    rows = _rows(tx, "load_parts", scope)
+    kept = {
+        name
+        for name, versions in rules.meters.items()
+        if any(each.definition.aggregation in ("unique", "percentile") for each in versions)
+    }
+    names = sorted(kept & {row[1] for row in rows})
+    if not names:
+        return [_part(row) for row in rows]
+    items: defaultdict[tuple[Any, ...], dict[str, int]] = defaultdict(dict)
+    for *key, item, item_count in _rows(tx, "load_items", dict(scope) | {"meters": names}):
+        items[tuple(key)][item] = item_count
+    return [replace(_part(row), items=items.get((*row[:5], row[-1]), {})) for row in rows]
+
+
+def _part(row: Sequence[Any]) -> Part:
+    return Part(**dict(zip(_PART, row[:-1], strict=True)))
+
+
+def _rows(tx: Tx, query: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+    rows = tx.execute(_Q[query], parameters, prepare=False).fetchall()
+    if len(rows) > MOST_ROWS:
+        raise TookTooLong(f"more than {MOST_ROWS} rows are needed for this answer: ask for a shorter range")
+    return rows
+
+
+def _metrics(rules: TenantRules, meters: Collection[str] | None) -> list[str] | None:
+    """Metrics whose events any version of the meters reads, and those of the meters' own names."""
+    if meters is None:
+        return None
+    read = {
+        metric for name in meters for version in rules.meters.get(name, ()) for metric in version.definition.metrics
+    }
+    return sorted({*meters, *read})
+
+
+def _counted(events: pl.DataFrame, rulebook: Rulebook) -> list[Part]:
+    return [] if events.is_empty() else parts_of_frame(aggregate(read_meters(events, rulebook)))
+
+
+def _wanted(parts: Iterable[Part], meters: Collection[str] | None) -> list[Part]:
+    return [part for part in parts if part.meter != UNMATCHED and (meters is None or part.meter in meters)]
+
+
+def _overlapping(pending: Iterable[Part], stored: Iterable[Part], weighted: Collection[str]) -> list[date]:
+    """Days on which unfolded readings lie between counted ones: their states do not add, so they are counted again."""
+    known: defaultdict[tuple[str, str, date, str], list[Part]] = defaultdict(list)
+    for part in stored:
+        if part.meter in weighted:
+            known[part.customer_ref, part.meter, part.day, part.dimensions].append(part)
+    return sorted(
+        {
+            part.day
+            for part in pending
+            for other in known[part.customer_ref, part.meter, part.day, part.dimensions]
+            if overlap(part, other)
+        }
+    )
+
+
+def _key(row: Mapping[str, Any]) -> _Key:
+    return row["customer_ref"], row["meter"], row["day"], row["segment_start"], row["dimensions"], row["is_late"]
