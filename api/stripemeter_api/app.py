@@ -23,7 +23,19 @@ from stripemeter.errors import InvalidInput, StripeMeterError
 from stripemeter.pipeline.ingest import GroupCommit
 from stripemeter.runtime.settings import Settings
 from stripemeter.store.postgres import open_pool
-from stripemeter_api import adjustments, customers, events, health, meters, metrics, openapi, usage, usage_query, voids
+from stripemeter_api import (
+    adjustments,
+    customers,
+    events,
+    explain,
+    health,
+    meters,
+    metrics,
+    openapi,
+    usage,
+    usage_query,
+    voids,
+)
 from stripemeter_api.edge import Edge
 from stripemeter_api.errors import answer_http_exception, answer_invalid_request, answer_our_error, answer_unforeseen
 from stripemeter_api.ingest import PATH as INGEST_PATH
@@ -112,6 +124,7 @@ def build_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         adjustments.router,
         events.router,
         voids.router,
+        explain.router,
         customers.router,
         meters.router,
         usage.router,

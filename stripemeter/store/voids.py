@@ -39,14 +39,20 @@ class EventVoid:
     voided_at: datetime
 
 
+def find_key(tx: Tx, tenant_id: str, idempotency_key: str) -> datetime | None:
+    """When the event under a key happened; None when the key is free. Keys outlive their events' rows."""
+    hashed = UUID(bytes=key_hash(tenant_id, idempotency_key))
+    row = tx.execute(_Q["find_key"], {"key_hash": hashed}).fetchone()
+    return None if row is None else row[0]
+
+
 def find_event(tx: Tx, tenant_id: str, idempotency_key: str) -> LedgerEvent | None:
     """The event a tenant sent under a key; None when the key is free."""
-    hashed = UUID(bytes=key_hash(tenant_id, idempotency_key))
-    known = tx.execute(_Q["find_key"], {"key_hash": hashed}).fetchone()
-    if known is None:
+    ts = find_key(tx, tenant_id, idempotency_key)
+    if ts is None:
         return None
     found = tx.execute(
-        _Q["find_event"], {"ts": known[0], "tenant_id": tenant_id, "idempotency_key": idempotency_key}
+        _Q["find_event"], {"ts": ts, "tenant_id": tenant_id, "idempotency_key": idempotency_key}
     ).fetchone()
     return None if found is None else LedgerEvent(**dict(zip(LedgerEvent.__dataclass_fields__, found, strict=True)))
 
