@@ -20,6 +20,8 @@ from stripemeter.cli import (
     database,
     demo,
     doctor,
+    events,
+    explain,
     files,
     lake,
     logs,
@@ -50,6 +52,8 @@ app.add_typer(adjustments.app, name="adjustments")
 app.add_typer(files.app, name="backfills")
 app.add_typer(counters.app, name="counters")
 app.add_typer(customers.app, name="customers")
+app.add_typer(events.app, name="events")
+app.add_typer(explain.app, name="explain")
 app.add_typer(lake.app, name="lake")
 app.add_typer(meters.app, name="meters")
 app.add_typer(stripe.app, name="stripe")
