@@ -816,9 +816,20 @@ comment on column archived_days.folded_at is 'counter_days.last_folded_at as it 
 create table dropped_months (
     month_on date primary key check (extract(day from month_on) = 1),
     event_count bigint not null check (event_count >= 0),
+    lake text not null,
     dropped_at timestamptz not null
 );
 comment on table dropped_months is 'Months whose ledger rows live in the lake alone; rows that came later are in Postgres.';
+comment on column dropped_months.lake is 'Location of the lake that has the month''s rows.';
+
+create function drop_events_month(month_on date) returns void
+language plpgsql
+as $$
+begin
+    execute format('drop table %I', format('events_%s', to_char(month_on, 'YYYY_MM')));
+end;
+$$;
+comment on function drop_events_month(date) is 'Drops the ledger partition of one month (its first day).';
 
 
 -- ── Backfills ────────────────────────────────────────────────────────────────────────────────────────────────────────

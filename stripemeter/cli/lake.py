@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,6 +65,25 @@ def verify(days: _Days = None, first: _First = None, last: _Last = None) -> None
     typer.echo(f"proven: {len(proof.proven)}, stale: {len(proof.stale)}, wrong: {len(proof.mismatches)}")
     if proof.mismatches:
         raise typer.Exit(1)
+
+
+@app.command("drop-month")
+def drop_month(
+    month: Annotated[str, typer.Argument(help="Month, YYYY-MM (UTC).", show_default=False)],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Drop a month's ledger rows from Postgres once the lake has each of them; it is their only place then."""
+    from stripemeter.metering.days import parse_day
+    from stripemeter.pipeline.retention import drop_month as drop
+
+    month_on = parse_day(f"{month}-01", field="month")
+    lake = _lake()
+    if not yes:
+        typer.confirm(f"Drop {month} from Postgres? Only {lake.root} and its backups have it then", abort=True)
+    with database_pool() as pool:
+        dropped = drop(pool, lake, month_on, now=datetime.now(UTC))
+    typer.echo(f"{month}: {dropped.events} events, in {dropped.lake} since {dropped.dropped_at:%Y-%m-%d}")
 
 
 def query(

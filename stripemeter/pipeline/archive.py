@@ -16,11 +16,11 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import InvariantBroken, NotFound, Unavailable
 from stripemeter.metering.aggregation import Counted, aggregate
-from stripemeter.metering.frames import LEDGER_EVENTS
 from stripemeter.metering.readings import read_meters
 from stripemeter.metering.rulebook import Rulebook
 from stripemeter.store import archived_days, counters, ledger
 from stripemeter.store.archived_days import ArchivedDay
+from stripemeter.store.dropped_months import counting, load_archive_day
 from stripemeter.store.lake import Lake, load_counters, load_events, publish_day, stage_day
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.rulebook import load_rulebook
@@ -132,7 +132,7 @@ def _archive(pool: ConnectionPool, lake: Lake, day: date, scanner: LedgerScanner
     with transaction(pool) as tx:
         counters.lock_days(tx, [day])
         below = ledger.load_cursor(tx)  # after the lock: a fold that held it has committed
-        events = scanner.scan_archive_day(day, below=below)
+        events = load_archive_day(tx, scanner, lake, day, below=below)
         counted = _count(events, load_rulebook(tx))
         _require_counted(tx, day, counted)
         files = stage_day(lake, day, events=events, counters=counted.counters)
@@ -188,8 +188,4 @@ def _archived_among(pool: ConnectionPool, days: Sequence[date]) -> list[date]:
 
 def _count(events: pl.DataFrame, rulebook: Rulebook) -> Counted:
     """What archived events make: those that count, in the lane they count in."""
-    counting = events.filter(pl.col("state").is_in(["counted", "late"])).with_columns(
-        is_history=pl.lit(value=False),  # lateness was judged when they were folded
-        is_late=pl.col("state") == "late",
-    )
-    return aggregate(read_meters(counting.select(list(LEDGER_EVENTS.columns)), rulebook))
+    return aggregate(read_meters(counting(events), rulebook))

@@ -65,8 +65,17 @@ def preview_events(tx: Tx, events: Sequence[Parsed]) -> list[EventResult]:
 
 
 def _store(tx: Tx, events: Sequence[Parsed], received_on: date) -> list[EventResult]:
-    _, parameters = batch_parameters(events)
-    taken = [row[0].bytes for row in _raw(tx, "accept_events", [*parameters, received_on])]
+    rows, parameters = batch_parameters(events)
+    try:
+        with tx.transaction():
+            found = _raw(tx, "accept_events", [*parameters, received_on])
+    except psycopg.errors.CheckViolation as error:
+        if error.diag.constraint_name is not None:
+            raise
+        for start in sorted(months_of(rows)):  # "no partition": retention dropped one that was known
+            _raw(tx, "ensure_events_month", [month_start(start)])
+        found = _raw(tx, "accept_events", [*parameters, received_on])
+    taken = [row[0].bytes for row in found]
     standing = _standing(tx, sorted(taken))
     if len(standing) < len(taken):
         raise InvariantBroken("a key of the ledger vanished between two statements")

@@ -189,9 +189,14 @@ class GroupCommit:
         received_on = self._clock().date()
         rows, parameters = batch_parameters(event for waiting in batch for event in waiting.events)
         await self._ensure_months(connection, rows)
-        found = await connection.fetch(
-            self._queries["accept_events"], *parameters, received_on, timeout=STATEMENT_SECONDS
-        )
+        try:
+            found = await self._accept(connection, [*parameters, received_on])
+        except asyncpg.CheckViolationError as error:
+            if error.constraint_name is not None:
+                raise
+            self._months.clear()  # "no partition": retention dropped one that was known
+            await self._ensure_months(connection, rows)
+            found = await self._accept(connection, [*parameters, received_on])
         taken = {record[0].bytes for record in found}
         standing: dict[bytes, int] = {}
         if taken:
@@ -203,6 +208,12 @@ class GroupCommit:
         conflicts = _settle(batch, standing)
         if conflicts:
             await self._quarantine(connection, conflicts, received_on)
+
+    async def _accept(self, connection: asyncpg.Connection[Any], parameters: list[Any]) -> list[asyncpg.Record]:
+        found: list[asyncpg.Record] = await connection.fetch(
+            self._queries["accept_events"], *parameters, timeout=STATEMENT_SECONDS
+        )
+        return found
 
     async def _quarantine(
         self, connection: asyncpg.Connection[Any], conflicts: list[UsageEvent], received_on: date

@@ -17,6 +17,7 @@ from stripemeter.metering.days import days_between, month_start
 from stripemeter.metering.readings import read_meters
 from stripemeter.store import counters, ledger
 from stripemeter.store.counters import CounterMismatch
+from stripemeter.store.dropped_months import load_day
 from stripemeter.store.freshness import FoldState, load_fold_state
 from stripemeter.store.postgres import transaction
 from stripemeter.store.rulebook import load_rulebook
@@ -83,7 +84,7 @@ def _compare_day(pool: ConnectionPool, scanner: LedgerScanner, day: date) -> lis
     with transaction(pool) as tx:
         counters.lock_days(tx, [day])
         below = ledger.load_cursor(tx)
-        events = scanner.scan_day(day, below=below)
+        events = load_day(tx, scanner, day, below=below)
         return counters.compare_day(tx, day, aggregate(read_meters(events, load_rulebook(tx))))
 
 

@@ -17,6 +17,7 @@ from stripemeter.metering.aggregation import aggregate
 from stripemeter.metering.readings import read_meters
 from stripemeter.store import counter_days, counters, ledger
 from stripemeter.store.counters import MeterTotal
+from stripemeter.store.dropped_months import load_day, load_slice
 from stripemeter.store.lateness import absorb_day
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.rulebook import load_rulebook
@@ -88,7 +89,7 @@ def recount_slice(tx: Tx, day: date, *, tenant_id: str, customer_refs: Collectio
     if customer_refs is not None:
         refs = set(customer_refs).union(*(rules.refs_of(rules.customer_of(ref)) for ref in customer_refs))
     below = ledger.load_cursor(tx)
-    events = ledger.load_slice(tx, day, tenant_id=tenant_id, customer_refs=refs, below=below)
+    events = load_slice(tx, day, tenant_id=tenant_id, customer_refs=refs, below=below)
     counted = aggregate(read_meters(events, rulebook))
     changed = counters.replace_day(tx, day, counted, tenant_id=tenant_id, customer_refs=refs)
     if changed:
@@ -102,7 +103,7 @@ def _recount(pool: ConnectionPool, day: date, scanner: LedgerScanner, now: datet
         # After the lock: a fold that held it has committed, and its cursor is visible to this statement.
         below = ledger.load_cursor(tx)
         version = counter_days.load_dirty_version(tx, day)
-        events = scanner.scan_day(day, below=below)
+        events = load_day(tx, scanner, day, below=below)
         absorbed = absorb_day(tx, day, now=now)
         if absorbed:  # the scanner's own transaction still calls them late
             events = events.with_columns(is_late=pl.lit(value=False))

@@ -25,6 +25,8 @@ from typing import Any, Literal
 from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import Unavailable
+from stripemeter.metering.days import month_start
+from stripemeter.store.dropped_months import in_the_lake, list_dropped_months, refuse_dropped
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.sql import load_queries
 
@@ -107,6 +109,7 @@ def load_events(
     """A page of a tenant's events: `limit` of them from `offset`, or those beyond `after` (then without a total).
 
     Raises:
+        InvalidInput: the page enters a month that lives in the lake alone.
         Unavailable: the database is down, the listing took too long, or the counters belong to another cluster.
     """
     queries = load_queries("listing")
@@ -131,6 +134,8 @@ def _has_own_rules(tx: Tx, tenant_id: str) -> bool:
 
 def _count(tx: Tx, which: EventFilter, *, has_own_rules: bool) -> int:
     is_by_counters = not has_own_rules and which.source is None and which.start is None and which.end is None
+    if not is_by_counters:
+        _refuse_dropped(tx, which.start, which.end)
     name = "count_by_counters" if is_by_counters else "count_by_ledger"
     row = tx.execute(load_queries("listing")[name], _filters(which), prepare=False).fetchone()
     return int(row[0]) if row is not None else 0
@@ -146,8 +151,14 @@ def _sort(
         "after_text": after.value if after else None,
         "after_seq": after.seq if after else None,
     }
+    _refuse_dropped(tx, which.start, which.end)
     name = "load_by_text_descending" if is_descending else "load_by_text_ascending"
     return [_event(row) for row in tx.execute(load_queries("listing")[name], parameters, prepare=False)]
+
+
+def _refuse_dropped(tx: Tx, first: datetime | None, last: datetime | None) -> None:
+    days = [None if bound is None else bound.astimezone(UTC).date() for bound in (first, last)]
+    refuse_dropped(tx, *days, field="startTime")
 
 
 def _walk(
@@ -166,7 +177,12 @@ def _walk(
         "after_seq": after.seq if after else None,
     }
     found: list[LedgerEvent] = []
+    if name_of_days == "load_days_by_ledger":
+        _refuse_dropped(tx, first_ts, last_ts)
+    dropped = list_dropped_months(tx)
     for day in _days(tx, which, name_of_days, first_ts, last_ts, is_descending=is_descending):
+        if month_start(day.day) in dropped:
+            raise in_the_lake(month_start(day.day), field="startTime")
         bounds = _clip(day, first_ts, last_ts)
         for stretch in _stretches(bounds, day.event_count, most - len(found), is_descending=is_descending):
             window = {"first_ts": stretch[0], "last_ts": stretch[1], "most": most - len(found)}

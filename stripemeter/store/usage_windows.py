@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any, Literal
@@ -25,6 +25,8 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import InvalidInput, TookTooLong, Unavailable
 from stripemeter.metering.averages import add, average
+from stripemeter.metering.meters import Aggregation as AnyAggregation
+from stripemeter.store.dropped_months import refuse_dropped
 from stripemeter.store.postgres import transaction
 from stripemeter.store.sql import load_queries
 from stripemeter.store.usage import DEFAULT_AGGREGATION, Freshness
@@ -108,17 +110,20 @@ class UsageWindows:
     By window, then group: null first, then by code point. Without grouping there is one group, events or not.
     """
 
-    aggregation: Aggregation
+    aggregation: AnyAggregation
     reader: Reader
     cells: Sequence[UsageCell]
     freshness: Freshness
 
 
-def reader_of(question: UsageQuestion) -> Reader:
-    """Who answers: the counters when every window is whole UTC days and nothing finer than a customer is asked."""
+def reader_of(question: UsageQuestion, *, is_dimension: bool = False) -> Reader:
+    """Who answers: the counters when every window is whole UTC days and nothing finer than a customer is asked.
+
+    `is_dimension` says that the counters know what is grouped by.
+    """
     is_by_days = all(edge.utcoffset() == timedelta() and edge.time() == time.min for edge in question.edges)
     is_coarse = (
-        question.group_by in ("none", "customerRef")
+        (is_dimension or question.group_by in ("none", "customerRef"))
         and question.unique_of != "resourceId"
         and question.source is None
         and question.resource_id is None
@@ -146,7 +151,7 @@ def load_usage_windows(
         timeout_seconds: time allowed.
 
     Raises:
-        InvalidInput: more groups, cells or ledger rows than an answer may have.
+        InvalidInput: more groups, cells or ledger rows than an answer may have; rows that live in the lake alone.
         TookTooLong: the time allowed ran out.
         Unavailable: the database is down, or its counters belong to another cluster.
     """
@@ -155,7 +160,7 @@ def load_usage_windows(
     folded_at, is_foreign, mapped, read_count, group_count, pending, recount_days = rows[0][:7]
     if is_foreign:
         raise Unavailable("the fold cursor was written in another PostgreSQL cluster: the counters must be rebuilt")
-    _refuse_too_much(question, read_count, group_count, most_events)
+    refuse_too_much(question, read_count, group_count, most_events)
     own: Aggregation = mapped or DEFAULT_AGGREGATION
     aggregation = question.aggregation or own
     return UsageWindows(
@@ -179,6 +184,9 @@ def _read(
     try:
         with transaction(pool) as tx:
             tx.execute(queries["limit_time"], {"timeout": str(timeout_seconds * 1000)})
+            if reader == "ledger":
+                last = question.edges[-1] - timedelta(microseconds=1)
+                refuse_dropped(tx, question.edges[0].astimezone(UTC).date(), last.astimezone(UTC).date(), field="from")
             # Never prepared: a generic plan would forget which filters are given and which months are asked for.
             return tx.execute(query, _parameters(question, most_events), prepare=False).fetchall()
     except Unavailable as error:
@@ -212,7 +220,12 @@ def _parameters(question: UsageQuestion, most_events: int) -> Mapping[str, objec
     }
 
 
-def _refuse_too_much(question: UsageQuestion, read_count: int, group_count: int, most_events: int) -> None:
+def refuse_too_much(question: UsageQuestion, read_count: int, group_count: int, most_events: int) -> None:
+    """Refuses an answer beyond the bounds; a count of 0 is within every one.
+
+    Raises:
+        InvalidInput: too many events, groups or numbers.
+    """
     if read_count > most_events:
         raise InvalidInput(
             f"more than {most_events} events match, and this question is answered from the events themselves: ask for "

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from stripemeter.metering.events import key_hash
+from stripemeter.store.dropped_months import find_archived
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
 
@@ -27,6 +28,9 @@ class LedgerEvent:
     metric: str
     customer_ref: str
     idempotency_key: str
+
+
+_PLACE = tuple(LedgerEvent.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,10 @@ def find_event(tx: Tx, tenant_id: str, idempotency_key: str) -> LedgerEvent | No
     found = tx.execute(
         _Q["find_event"], {"ts": ts, "tenant_id": tenant_id, "idempotency_key": idempotency_key}
     ).fetchone()
-    return None if found is None else LedgerEvent(**dict(zip(LedgerEvent.__dataclass_fields__, found, strict=True)))
+    if found is None:
+        archived = find_archived(tx, ts.astimezone(UTC), tenant_id, idempotency_key)
+        found = None if archived is None or archived.is_empty() else archived.select(_PLACE).row(0)
+    return None if found is None else LedgerEvent(**dict(zip(_PLACE, found, strict=True)))
 
 
 def load_void(tx: Tx, seq: int) -> EventVoid | None:
