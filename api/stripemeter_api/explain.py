@@ -37,7 +37,7 @@ router = APIRouter(prefix="/v1/explain", tags=["explain"])
 @router.get(
     "/event",
     response_model=ExplainEventAnswer,
-    responses={**READ_PROBLEMS, 404: {"model": Problem, "description": "There is no such event in Postgres."}},
+    responses={**READ_PROBLEMS, 404: {"model": Problem, "description": "The tenant sent no event under this key."}},
     summary="Where an event counts, or why it does not",
 )
 def explain_event(
@@ -91,6 +91,7 @@ def explain_usage(  # noqa: PLR0913 - one argument per query parameter
             "events": [_row(row) for row in found.events],
             "hasMore": found.has_more,
             "nextCursor": _cursor(found.events[-1].event, listing) if found.has_more else None,
+            "isInLake": found.is_in_lake,
             "isRecountPending": found.is_recount_pending,
         }
     )

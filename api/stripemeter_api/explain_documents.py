@@ -77,7 +77,9 @@ class LedgerEventDocument(Document):
     received_at: datetime
     source: SourceName
     backfill_id: UUID | None = Field(description="The import that brought it; null: it came over HTTP.")
-    batch: str = Field(description="The transaction that stored it: events of one batch share it.")
+    batch: str | None = Field(
+        description="The transaction that stored it: events of one batch share it; null once it is in the lake alone."
+    )
 
 
 class ConflictingPayload(Payload):
@@ -167,4 +169,7 @@ class ExplainUsageAnswer(Document):
     events: list[UsageEventDocument]
     has_more: bool
     next_cursor: str | None
+    is_in_lake: bool = Field(
+        description="A month was dropped from Postgres: its events are in the lake and in none of the pages."
+    )
     is_recount_pending: bool

@@ -182,3 +182,16 @@ select exists(
         and next_day <= %(last_on)s
         and last_day >= %(first_on)s
 );
+
+-- name: load_fate
+-- What became of a folded event whose row is in the lake alone: one row, nulls when nothing did.
+select
+    late.id as adjustment_id,
+    late.status as late_status,
+    void.voided_at,
+    void.reason as void_reason,
+    void.actor as void_actor,
+    void.replacement_key
+from (select %(seq)s::bigint as seq) as event
+left join adjustments as late on event.seq = late.event_seq
+left join event_voids as void on event.seq = void.seq;

@@ -73,7 +73,7 @@ def _event_lines(found: ExplainedEvent) -> Iterator[str]:
     stored = found.event
     yield f"{stored.idempotency_key}: {_state(found.state, stored.late_status)}"
     yield f"  {stored.metric} of {stored.customer_ref}: {stored.quantity:f} at {stored.ts.isoformat()}"
-    yield f"  received {stored.received_at.isoformat()}, batch {stored.batch}" + (
+    yield f"  received {stored.received_at.isoformat()}, batch {stored.batch or 'in the lake'}" + (
         "" if stored.backfill_id is None else f", backfill {stored.backfill_id}"
     )
     if stored.voided_at is not None:
@@ -105,6 +105,8 @@ def _usage_lines(found: ExplainedUsage) -> Iterator[str]:
     for adjustment in found.adjustments:
         delta = "" if adjustment.delta is None else f" {adjustment.delta:+f}"
         yield f"  adjustment {adjustment.id}, {adjustment.reason}, {adjustment.status}{delta}"
+    if found.is_in_lake:
+        yield "  the month's events are in the lake: ask `stripemeter query`"
     if found.is_recount_pending:
         yield "  the day waits to be counted again"
 
@@ -113,7 +115,7 @@ def _row(row: UsageEventRow) -> str:
     read = f"not read: {row.reason}" if row.reading is None else f"{row.reading.quantity:f}"
     stored = row.event
     return "\t".join(
-        (stored.idempotency_key, stored.ts.isoformat(), _state(row.state, stored.late_status), read, stored.batch)
+        (stored.idempotency_key, stored.ts.isoformat(), _state(row.state, stored.late_status), read, stored.batch or "")
     )
 
 

@@ -76,7 +76,10 @@ class UsageEventRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedUsage:
-    """What a customer's usage of a meter over some days is made of; `events` is a page."""
+    """What a customer's usage of a meter over some days is made of.
+
+    `events` is a page of those in Postgres; `is_in_lake` says that some of the days' are in the lake alone.
+    """
 
     customer_ref: str
     refs: Sequence[str]
@@ -86,6 +89,7 @@ class ExplainedUsage:
     versions: Sequence[VersionSpan]
     events: Sequence[UsageEventRow]
     has_more: bool
+    is_in_lake: bool
     is_recount_pending: bool
 
 
@@ -93,8 +97,9 @@ def explain_event(pool: ConnectionPool, tenant_id: str, idempotency_key: str) ->
     """What became of the event a tenant sent under a key.
 
     Raises:
-        NotFound: it sent none, or the row is in the lake alone.
-        Unavailable: Postgres does not answer.
+        NotFound: it sent none.
+        InvariantBroken: its month was dropped and the lake does not have it.
+        Unavailable: Postgres or the lake does not answer.
     """
     with transaction(pool) as tx:
         store.begin_snapshot(tx)
@@ -103,7 +108,7 @@ def explain_event(pool: ConnectionPool, tenant_id: str, idempotency_key: str) ->
             raise NotFound(f"no event with key {idempotency_key!r}")
         event = store.find_event(tx, tenant_id, idempotency_key, ts)
         if event is None:
-            raise NotFound(f"the event with key {idempotency_key!r} is of {day_of(ts)}: it is in the lake alone")
+            raise NotFound(f"the event with key {idempotency_key!r}, of {day_of(ts)}, is not in the ledger")
         rulebook = load_rulebook(tx, [tenant_id])
         rules = rulebook.of(tenant_id)
         readings = explain_readings(store.as_frame([event]), rulebook).get(event.seq, ())
@@ -178,6 +183,7 @@ def explain_usage(
             versions=versions,
             events=_rows(events[:limit], rulebook, rules, meter),
             has_more=len(events) > limit,
+            is_in_lake=store.has_dropped(tx, first_on, last_on),
             is_recount_pending=store.has_recount_pending(tx, tenant_id, first_on, last_on),
         )
 

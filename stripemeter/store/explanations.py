@@ -6,18 +6,19 @@ Belongs here: the queries and their rows. Does not: what they mean (`metering.ex
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
 
 import polars as pl
 
-from stripemeter.metering.days import day_bounds
+from stripemeter.metering.days import day_bounds, month_start
 from stripemeter.metering.events import key_hash
 from stripemeter.metering.frames import LEDGER_EVENTS
+from stripemeter.store.dropped_months import find_archived, list_dropped_months
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
 
@@ -29,7 +30,10 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredEvent:
-    """A ledger row and what became of it. `batch` is the transaction that stored it; `meta` is JSON text."""
+    """A ledger row and what became of it.
+
+    `batch` is the transaction that stored it, None once the row is in the lake alone; `meta` is JSON text.
+    """
 
     seq: int
     idempotency_key: str
@@ -43,7 +47,7 @@ class StoredEvent:
     resource_id: str | None
     meta: str | None
     backfill_id: UUID | None
-    batch: str
+    batch: str | None
     is_folded: bool
     adjustment_id: UUID | None
     late_status: str | None
@@ -110,11 +114,19 @@ def begin_snapshot(tx: Tx) -> None:
 
 
 def find_event(tx: Tx, tenant_id: str, idempotency_key: str, ts: datetime) -> StoredEvent | None:
-    """The event of a key at the instant its key remembers; None when its row is no longer in Postgres."""
+    """The event of a key at the instant its key remembers, wherever its row lies; None when there is none.
+
+    Raises:
+        InvariantBroken: its month was dropped and the lake does not have it.
+        Unavailable: Postgres or the lake does not answer.
+    """
     row = tx.execute(
         _Q["find_event"], {"tenant_id": tenant_id, "idempotency_key": idempotency_key, "ts": ts}, prepare=False
     ).fetchone()
-    return None if row is None else _fill(StoredEvent, row)
+    if row is not None:
+        return _fill(StoredEvent, row)
+    archived = find_archived(tx, ts.astimezone(UTC), tenant_id, idempotency_key)
+    return None if archived is None or archived.is_empty() else _archived(tx, archived.row(0, named=True))
 
 
 def load_events(
@@ -193,6 +205,11 @@ def has_recount_pending(tx: Tx, tenant_id: str, first_on: date, last_on: date) -
     return row is not None and bool(row[0])
 
 
+def has_dropped(tx: Tx, first_on: date, last_on: date) -> bool:
+    """Whether rows of some of these days are in the lake alone."""
+    return any(month_start(first_on) <= month <= last_on for month in list_dropped_months(tx))
+
+
 def as_frame(events: Sequence[StoredEvent]) -> pl.DataFrame:
     """The events, shape LEDGER_EVENTS; late are those whose adjustment is approved."""
     rows = [
@@ -205,6 +222,16 @@ def as_frame(events: Sequence[StoredEvent]) -> pl.DataFrame:
     ]
     schema: dict[str, Any] = {name: column.dtype.type for name, column in LEDGER_EVENTS.columns.items()}
     return LEDGER_EVENTS.validate(pl.DataFrame(rows, schema=schema, orient="row"))
+
+
+def _archived(tx: Tx, row: Mapping[str, Any]) -> StoredEvent:
+    """An event of the lake: it was folded before its month was dropped, and its fate is still in Postgres."""
+    fate = tx.execute(_Q["load_fate"], {"seq": row["seq"]}).fetchone() or ()
+    own = {name: row[name] for name in StoredEvent.__dataclass_fields__ if name in row}
+    backfill_id = None if row["backfill_id"] is None else UUID(row["backfill_id"])
+    names = ("adjustment_id", "late_status", "voided_at", "void_reason", "void_actor", "replacement_key")
+    rest = dict(zip(names, fate, strict=True))
+    return StoredEvent(**{**own, **rest, "backfill_id": backfill_id, "batch": None, "is_folded": True})
 
 
 def _fill(kind: type[Row], row: Sequence[Any]) -> Row:

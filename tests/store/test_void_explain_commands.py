@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
 import pytest
 from psycopg_pool import ConnectionPool
 from typer.testing import CliRunner
@@ -9,7 +13,12 @@ from typer.testing import CliRunner
 from stripemeter.cli.main import app
 from stripemeter.errors import InvalidInput, NotFound, StripeMeterError
 from stripemeter.metering.replacements import next_key
+from stripemeter.pipeline.archive import archive_days
+from stripemeter.pipeline.explain import explain_event, explain_usage
 from stripemeter.pipeline.fold import fold
+from stripemeter.pipeline.retention import drop_month
+from stripemeter.pipeline.void import void_event
+from stripemeter.store.lake import LocalLake
 from tests.laws.worlds import NOW, Fact, ingest_into
 
 REPLACEMENT = '{"metric": "api_calls", "customerRef": "cust_1", "quantity": 0.1, "ts": "2026-11-23T12:00:00Z"}'
@@ -61,6 +70,33 @@ def test_events_and_usage_are_explained(runner: CliRunner) -> None:
     run(runner, "events", "void", "k", "--reason", "wrong")
     assert run(runner, "explain", "event", "k").startswith("k: voided\n")
     assert "\tvoided\t" in run(runner, "explain", "usage", "cust_1", "api_calls", day)
+
+
+def test_an_event_that_left_for_the_lake_is_explained(pool: ConnectionPool, database_url: str, tmp_path: Path) -> None:
+    """From its archived row and what became of it since; usage says that its events are not in Postgres."""
+    lake = LocalLake(root=tmp_path / "lake")
+    at = datetime(2025, 1, 15, 12, tzinfo=UTC)
+    with ingest_into(database_url) as ingest:
+        ingest.accept([Fact(key="old", ts=at, quantity="2.5"), Fact(key="other", ts=at)])
+    fold(pool)
+    list(archive_days(pool, lake, [at.date()]))
+    drop_month(pool, lake, date(2025, 1, 1), now=NOW)
+    counted = explain_event(pool, "acme", "old")
+    assert (counted.state, counted.is_counting, counted.event.batch) == ("counted", True, None)
+    assert [reading.quantity for reading in counted.readings] == [Decimal("2.5")]
+    usage = explain_usage(
+        pool,
+        tenant_id="acme",
+        customer_ref="cust_1",
+        meter="api_calls",
+        first_on=at.date(),
+        last_on=at.date(),
+        limit=5,
+    )
+    assert (usage.is_in_lake, usage.events, usage.counters[0][0].event_count) == (True, (), 2)
+    void_event(pool, "acme", "old", reason="wrong", actor="tester", now=NOW)
+    voided = explain_event(pool, "acme", "old")
+    assert (voided.state, voided.event.void_actor) == ("voided", "tester")
 
 
 def test_a_key_is_numbered_on() -> None:
