@@ -4,6 +4,7 @@
 -- name: accept_events
 -- Stores what is new of a batch, tallies all of it, answers the key hashes that were taken. Each column is one text,
 -- its values joined by $13 and sorted by key_hash; no meta and no resource are '', a resource has '=' before it.
+-- $18: the operation that brought the batch; null for what came over HTTP.
 with batch as (
     -- The casts stand here, not at the inserts: data Postgres refuses fails the whole statement even where its key is
     -- taken, so `quarantine_conflicts`, which runs after this one has committed, never meets it.
@@ -44,7 +45,8 @@ fresh as (
 
 stored as (
     insert into events (
-        ts, received_at, quantity, tenant_id, metric, customer_ref, idempotency_key, source, resource_id, meta
+        ts, received_at, quantity, tenant_id, metric, customer_ref, idempotency_key, source, resource_id, meta,
+        backfill_id
     )
     select
         batch.ts,
@@ -56,7 +58,8 @@ stored as (
         batch.idempotency_key,
         batch.source,
         batch.resource_id,
-        batch.meta
+        batch.meta,
+        $18::uuid
     from batch
     inner join fresh on batch.key_hash = fresh.key_hash
     -- seq is the ledger order: within a request it follows the request, not the hashes.

@@ -240,7 +240,7 @@ class _Runner:
         events = _events(batch)
         ensure_months(self._connection, events, self._months)
         with self._connection.transaction():
-            results = store_events(self._connection, events, received_on=now.date()) if events else []
+            results = self._accept(events, now.date()) if events else []
             done, errors = _tally(batch, results)
             self._report.append(errors)
             is_ours = advance_backfill(
@@ -259,6 +259,9 @@ class _Runner:
             source_position=batch.position,
             report_bytes=self._report.length,
         )
+
+    def _accept(self, events: Sequence[UsageEvent | RejectedEvent], received_on: date) -> list[EventResult]:
+        return store_events(self._connection, events, received_on=received_on, backfill_id=self._backfill.id)
 
 
 def _connect(database_url: str) -> psycopg.Connection[tuple[object, ...]]:

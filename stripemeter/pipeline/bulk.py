@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg import RawCursor
@@ -43,19 +44,24 @@ def ensure_months(connection: psycopg.Connection[Any], events: Iterable[Parsed],
         known.add(start)
 
 
-def store_events(tx: Tx, events: Sequence[Parsed], *, received_on: date) -> list[EventResult]:
-    """Store a batch in `tx`; outcomes in order. What Postgres refuses as data is rejected alone."""
+def store_events(
+    tx: Tx, events: Sequence[Parsed], *, received_on: date, backfill_id: UUID | None = None
+) -> list[EventResult]:
+    """Store a batch in `tx`, as brought by an operation if any; outcomes in order.
+
+    What Postgres refuses as data is rejected alone.
+    """
     try:
         with tx.transaction():
-            return _store(tx, events, received_on)
+            return _store(tx, events, received_on, backfill_id)
     except _UNSTORABLE:
         if len(events) > 1:
             half = len(events) // 2
-            first = store_events(tx, events[:half], received_on=received_on)
-            return first + store_events(tx, events[half:], received_on=received_on)
+            first = store_events(tx, events[:half], received_on=received_on, backfill_id=backfill_id)
+            return first + store_events(tx, events[half:], received_on=received_on, backfill_id=backfill_id)
     refused = RejectedEvent(events[0].tenant_id, events[0].idempotency_key, "unstorable", "the event cannot be stored")
     with tx.transaction():
-        return _store(tx, [refused], received_on)
+        return _store(tx, [refused], received_on, backfill_id)
 
 
 def preview_events(tx: Tx, events: Sequence[Parsed]) -> list[EventResult]:
@@ -64,17 +70,18 @@ def preview_events(tx: Tx, events: Sequence[Parsed]) -> list[EventResult]:
     return settle_events(events, _standing(tx, keys), [])
 
 
-def _store(tx: Tx, events: Sequence[Parsed], received_on: date) -> list[EventResult]:
+def _store(tx: Tx, events: Sequence[Parsed], received_on: date, backfill_id: UUID | None) -> list[EventResult]:
     rows, parameters = batch_parameters(events)
+    parameters += [received_on, backfill_id]
     try:
         with tx.transaction():
-            found = _raw(tx, "accept_events", [*parameters, received_on])
+            found = _raw(tx, "accept_events", parameters)
     except psycopg.errors.CheckViolation as error:
         if error.diag.constraint_name is not None:
             raise
         for start in sorted(months_of(rows)):  # "no partition": retention dropped one that was known
             _raw(tx, "ensure_events_month", [month_start(start)])
-        found = _raw(tx, "accept_events", [*parameters, received_on])
+        found = _raw(tx, "accept_events", parameters)
     taken = [row[0].bytes for row in found]
     standing = _standing(tx, sorted(taken))
     if len(standing) < len(taken):

@@ -210,8 +210,9 @@ class GroupCommit:
             await self._quarantine(connection, conflicts, received_on)
 
     async def _accept(self, connection: asyncpg.Connection[Any], parameters: list[Any]) -> list[asyncpg.Record]:
+        # None: no operation brought these.
         found: list[asyncpg.Record] = await connection.fetch(
-            self._queries["accept_events"], *parameters, timeout=STATEMENT_SECONDS
+            self._queries["accept_events"], *parameters, None, timeout=STATEMENT_SECONDS
         )
         return found
 
@@ -247,7 +248,7 @@ class GroupCommit:
 def batch_parameters(
     events: Iterable[UsageEvent | RejectedEvent],
 ) -> tuple[list[UsageEvent], list[Any]]:
-    """The rows of a batch and `accept_events`' parameters for it, but the last, the UTC day of arrival.
+    """The rows of a batch and `accept_events`' parameters for it, but the last two: UTC day of arrival, operation.
 
     Rows are the first bearers of each key, sorted by key hash.
     """

@@ -80,6 +80,17 @@ def test_every_row_has_one_outcome_and_failures_name_their_row(
     assert all(row.holds for row in conservation(pool))
 
 
+def test_what_an_operation_stored_carries_its_id(pool: ConnectionPool, database_url: str, tmp_path: Path) -> None:
+    """New events name the operation that brought them; what stood before, and what comes over HTTP, names none."""
+    with ingest_into(database_url) as ingest:
+        ingest.accept([Fact(key="http")])
+    found = import_file(pool, database_url, write(tmp_path / "f.csv", [line(1), line(2)]))
+    again = import_file(pool, database_url, write(tmp_path / "g.csv", [line(2), line(3)]))
+    with transaction(pool) as tx:
+        rows = tx.execute("select idempotency_key, backfill_id from events").fetchall()
+    assert dict(rows) == {"http": None, "key-1": found.id, "key-2": found.id, "key-3": again.id}
+
+
 def test_the_database_refuses_counts_that_do_not_add_up(pool: ConnectionPool, tmp_path: Path) -> None:
     """The sum is a constraint, not a habit."""
     backfill_id = create(pool, asked(write(tmp_path / "f.csv", [line(1)])))
