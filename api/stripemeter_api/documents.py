@@ -274,7 +274,7 @@ class QueryAnswer(Document):
     window: Literal["minute", "hour", "day", "week", "month"]
     time_zone: str
     group_by: str | None
-    aggregation: Literal["sum", "count", "min", "max", "last", "avg", "unique"]
+    aggregation: Aggregation
     unique_of: Literal["customerRef", "resourceId"] | None
     as_of: datetime | None
     period: Period

@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from stripemeter.errors import InvalidInput
 from stripemeter.metering.windows import Window, parse_time_zone, window_edges
+from stripemeter.store.metered_windows import load_metered_windows
 from stripemeter.store.usage_windows import (
     MAX_CELLS,
     MAX_GROUPS,
@@ -163,6 +164,9 @@ def query_usage(  # noqa: PLR0913 - one argument per query parameter
     days without filters on `source`, `resourceId` or `meta` are answered from the counters, all others (and `asOf`)
     from the ledger's events, of which at most 1 000 000 may match; the numbers are the same.
 
+    `metric` may name a meter: it counts as its definition of the last day (or of today) says, the counters answer for
+    its dimensions too, and a time-weighted one, in unit-seconds, is answered from the counters alone.
+
     `adjusted` is the sum of the approved manual adjustments in `value`, each at the instant it takes effect. They are
     added where `value` is the metric's own number: its own aggregation, no groups but `customerRef`, no filter but it.
     """
@@ -183,7 +187,7 @@ def query_usage(  # noqa: PLR0913 - one argument per query parameter
         group_path=path,
         known_at=as_of,
     )
-    found = load_usage_windows(pool, question)
+    found = load_metered_windows(pool, question, now=datetime.now(UTC)) or load_usage_windows(pool, question)
     if (answer_format or _accepted(accept)) == "csv":
         return _csv(found, zone)
     return _json(

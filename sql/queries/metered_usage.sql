@@ -5,6 +5,12 @@
 -- The first statement of the transaction: all others see the same instant.
 set local transaction_isolation = 'repeatable read';
 
+-- name: is_meter
+-- Whether a tenant ever defined a meter of this name.
+select count(*) > 0 as is_meter
+from meters
+where tenant_id = %(tenant_id)s and name = %(name)s;
+
 -- name: load_head
 -- How far the fold is, and how many days of the tenant wait to be counted again.
 select
@@ -94,7 +100,8 @@ limit %(most)s;
 
 -- name: load_events
 -- Events of [from_ts, until_ts) that count, with an xid from since_xid on (0: all), received until known_at; of these
--- references and metrics, or of all when none are named. Columns of LEDGER_EVENTS; quantity as text.
+-- references and metrics, or of all when none are named; filtered as in usage_windows.sql. Columns of LEDGER_EVENTS;
+-- quantity as text.
 with gone as materialized (
     select void.seq
     from event_voids as void
@@ -153,6 +160,18 @@ where
     and event.ts >= %(from_ts)s::timestamptz
     and event.ts < %(until_ts)s::timestamptz
     and (%(known_at)s::timestamptz is null or event.received_at <= %(known_at)s::timestamptz)
+    and (%(source)s::text is null or event.source = %(source)s::text)
+    and (%(resource_id)s::text is null or event.resource_id = %(resource_id)s::text)
+    and (
+        %(meta_filters)s::jsonb is null
+        or not exists (
+            select
+            from jsonb_array_elements(%(meta_filters)s::jsonb) as asked (pair)
+            where
+                (event.meta #>> array(select jsonb_array_elements_text(asked.pair -> 0)))
+                is distinct from (asked.pair ->> 1)
+        )
+    )
     and not exists (
         select from gone
         where gone.seq = event.seq

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -20,17 +20,21 @@ import polars as pl
 from stripemeter.errors import InvariantBroken, TookTooLong, Unavailable
 from stripemeter.metering.aggregation import Counted, aggregate
 from stripemeter.metering.answers import Answer, Part, answer, overlap
+from stripemeter.metering.averages import add
 from stripemeter.metering.days import day_bounds, day_of
 from stripemeter.metering.frames import LEDGER_EVENTS
 from stripemeter.metering.meters import Aggregation
 from stripemeter.metering.readings import UNMATCHED, read_meters
 from stripemeter.metering.rulebook import Rulebook, TenantRules
 from stripemeter.metering.segments import BEGINNING, Segment
+from stripemeter.store.dropped_months import refuse_dropped
 from stripemeter.store.lateness import load_aggregations
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
 
 _Q = load_queries("metered_usage")
+UNFILTERED: Mapping[str, object] = {"known_at": None, "source": None, "resource_id": None, "meta_filters": None}
+"""Of `load_events`: all of them, as of now."""
 MOST_ROWS = 1_000_000
 """Rows of one read: seconds of work."""
 _Key = tuple[str, str, date, datetime, str, bool]
@@ -79,6 +83,12 @@ class Adjustment:
 def read_one_snapshot(tx: Tx) -> None:
     """All that the transaction reads from here on is of one instant; before its first statement."""
     tx.execute(_Q["read_one_snapshot"])
+
+
+def is_meter(tx: Tx, tenant_id: str, name: str) -> bool:
+    """Whether the tenant ever defined a meter of this name."""
+    row = tx.execute(_Q["is_meter"], {"tenant_id": tenant_id, "name": name}).fetchone()
+    return row is not None and bool(row[0])
 
 
 def load_head(tx: Tx, tenant_id: str) -> Head:
@@ -147,8 +157,8 @@ def load_parts(
     reading = {
         "tenant_id": tenant_id,
         "refs": None if customers is None else sorted({ref for own in customers for ref in rules.refs_of(own)}),
-        "metrics": _metrics(rules, meters),
-        "known_at": None,
+        "metrics": metrics_of(rules, meters),
+        **UNFILTERED,
         "most": MOST_ROWS + 1,
     }
     tail = load_events(
@@ -175,7 +185,15 @@ def load_parts(
 
 
 def load_events(tx: Tx, parameters: Mapping[str, object]) -> pl.DataFrame:
-    """Events that count, shape LEDGER_EVENTS."""
+    """Events that count, shape LEDGER_EVENTS.
+
+    Raises:
+        InvalidInput: folded ones are asked for (`since_xid` 0), and some of them live in the lake alone.
+    """
+    first, until = parameters["from_ts"], parameters["until_ts"]
+    if parameters["since_xid"] == "0" and isinstance(first, datetime) and isinstance(until, datetime):
+        last = until - timedelta(microseconds=1)
+        refuse_dropped(tx, first.astimezone(UTC).date(), last.astimezone(UTC).date(), field="from")
     rows = _rows(tx, "load_events", parameters)
     schema: dict[str, Any] = {name: column.dtype.type for name, column in LEDGER_EVENTS.columns.items()}
     frame = pl.DataFrame(rows, schema={**schema, "quantity": pl.String}, orient="row")
@@ -190,6 +208,7 @@ def load_adjustments(
     customers: Collection[str] | None,
     meters: Collection[str] | None,
     span: Segment,
+    known_at: datetime | None = None,
 ) -> list[Adjustment]:
     """The approved manual adjustments that take effect in a span, under the customers' own references."""
     refs = None if customers is None else sorted({ref for own in customers for ref in rules.refs_of(own)})
@@ -199,7 +218,7 @@ def load_adjustments(
         "meters": None if meters is None else sorted(meters),
         "from_ts": span.start,
         "until_ts": span.end,
-        "known_at": None,
+        "known_at": known_at,
     }
     return [
         Adjustment(customer_ref=rules.customer_of(row[0]), meter=row[1], day=row[2], effective_at=row[3], delta=row[4])
@@ -215,7 +234,7 @@ def parts_of_frame(counted: Counted) -> list[Part]:
         found[row["item"]] = found.get(row["item"], 0) + row["item_count"]
     parts = []
     for row in counted.counters.iter_rows(named=True):
-        quantity_sum = row["sum_whole"] + row["sum_fraction"]
+        quantity_sum = add(row["sum_whole"], row["sum_fraction"])
         unit = row["unit_microseconds"]
         parts.append(
             Part(
@@ -260,7 +279,7 @@ def _rows(tx: Tx, query: str, parameters: Mapping[str, object]) -> list[tuple[An
     return rows
 
 
-def _metrics(rules: TenantRules, meters: Collection[str] | None) -> list[str] | None:
+def metrics_of(rules: TenantRules, meters: Collection[str] | None) -> list[str] | None:
     """Metrics whose events any version of the meters reads, and those of the meters' own names."""
     if meters is None:
         return None

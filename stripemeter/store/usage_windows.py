@@ -161,7 +161,7 @@ def load_usage_windows(
     if is_foreign:
         raise Unavailable("the fold cursor was written in another PostgreSQL cluster: the counters must be rebuilt")
     refuse_too_much(question, read_count, group_count, most_events)
-    own: Aggregation = mapped or DEFAULT_AGGREGATION
+    own: AnyAggregation = mapped or DEFAULT_AGGREGATION
     aggregation = question.aggregation or own
     return UsageWindows(
         aggregation=aggregation,
@@ -247,7 +247,7 @@ def refuse_too_much(question: UsageQuestion, read_count: int, group_count: int, 
 
 
 def _cells(
-    question: UsageQuestion, aggregation: Aggregation, rows: Sequence[Sequence[Any]], *, is_adjustable: bool
+    question: UsageQuestion, aggregation: AnyAggregation, rows: Sequence[Sequence[Any]], *, is_adjustable: bool
 ) -> list[UsageCell]:
     found = {(row[0], row[1]): row[2:] for row in rows}
     is_grouped = question.group_by != "none"
@@ -263,7 +263,7 @@ def _cells(
 def _cell(
     bounds: tuple[datetime, datetime],
     group: str | None,
-    aggregation: Aggregation,
+    aggregation: AnyAggregation,
     row: Sequence[Any] | None,
     *,
     is_adjustable: bool,
@@ -281,11 +281,11 @@ def _cell(
     )
 
 
-def _quantity(aggregation: Aggregation, row: Sequence[Any] | None) -> Decimal | None:
+def _quantity(aggregation: AnyAggregation, row: Sequence[Any] | None) -> Decimal | None:
     if row is None:
         return Decimal(0) if aggregation in ("sum", "count", "unique") else None
     event_count, quantity_sum, quantity_min, quantity_max, quantity_last, unique_count, _ = row
-    numbers: Mapping[Aggregation, Decimal] = {
+    numbers: Mapping[AnyAggregation, Decimal] = {
         "sum": quantity_sum,
         "count": Decimal(event_count),
         "min": quantity_min,
