@@ -143,6 +143,11 @@ def _parse_entry(document: object, field: str) -> StatedMeter:
 
 def _entry(version: MeterVersion, today: date) -> dict[str, Any]:
     document = meter_document(version.definition)
-    defaults: dict[str, object] = {"filter": None, "percentile": None, "dimensions": [], "maxGroups": DEFAULT_MAX_GROUPS}
+    defaults: dict[str, object] = {
+        "filter": None,
+        "percentile": None,
+        "dimensions": [],
+        "maxGroups": DEFAULT_MAX_GROUPS,
+    }
     entry = {name: value for name, value in document.items() if name not in defaults or value != defaults[name]}
     return entry | ({_EFFECTIVE: version.effective_on.isoformat()} if version.effective_on > today else {})
