@@ -22,6 +22,7 @@ from stripemeter.store.dropped_months import has_partition
 from stripemeter.store.lake import LocalLake, load_events
 from stripemeter.store.listing import EventFilter
 from stripemeter.store.listing import load_events as list_events
+from stripemeter.store.metered_usage import load_events as load_metered
 from stripemeter.store.postgres import transaction
 from stripemeter.store.usage_windows import UsageQuestion, load_usage_windows
 from tests.laws.worlds import NOW, Fact, ingest_into, outcomes, parse, stored_counters
@@ -201,6 +202,12 @@ def test_questions_to_rows_that_left_are_refused(pool: ConnectionPool, database_
         load_usage_windows(pool, question, reader="ledger")
     later = UsageQuestion(tenant_id="acme", metric="api_calls", edges=edges[1:])
     assert [cell.quantity for cell in load_usage_windows(pool, later, reader="ledger").cells] == [8]
+    folded = {"tenant_id": "acme", "refs": None, "metrics": None, "most": 9, "since_xid": "0", "until_ts": edges[-1]}
+    filters = dict.fromkeys(("known_at", "source", "resource_id", "meta_filters"))
+    with transaction(pool) as tx:
+        with pytest.raises(InvalidInput, match="2025-01 live in the lake"):
+            load_metered(tx, {**folded, **filters, "from_ts": NOON})
+        assert load_metered(tx, {**folded, **filters, "from_ts": edges[1]}).height == 1
     whole, since = EventFilter(tenant_id="acme"), EventFilter(tenant_id="acme", start=edges[1])
     assert list_events(pool, whole, sort="ts", is_descending=True, limit=0).has_more
     for sort in ("ts", "metric"):
