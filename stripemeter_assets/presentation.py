@@ -91,6 +91,7 @@ def recounted(day: RecountedDay) -> dict[str, Any]:
         "events": day.events,
         "counters": day.counters,
         "changed": day.changed,
+        "absorbed": day.absorbed,
         "top_meters": markdown(day.meters),
         "dagster/partition_row_count": day.counters,
     }
@@ -120,7 +121,9 @@ def progress(outcome: RecountedDay | FailedDay) -> str:
     """One line per day for a run's log; `stripemeter counters recount` shows it too."""
     match outcome:
         case RecountedDay():
-            return f"{outcome.day}: {outcome.events} events, {outcome.counters} counters, {outcome.changed} changed"
+            absorbed = f", {outcome.absorbed} late events absorbed" if outcome.absorbed else ""
+            counted = f"{outcome.events} events, {outcome.counters} counters, {outcome.changed} changed"
+            return f"{outcome.day}: {counted}{absorbed}"
         case FailedDay():
             return f"{outcome.day}: FAILED, {outcome.message}"
 

@@ -15,6 +15,7 @@ from stripemeter.metering.days import next_month
 from stripemeter.pipeline.archive import unarchived_days
 from stripemeter.pipeline.fold import FoldReport, fold
 from stripemeter.pipeline.push import has_unpushed_usage
+from stripemeter.pipeline.slice_recounts import drain
 from stripemeter.store.counter_days import dirty_days, stuck_days
 from stripemeter.store.dagster_events import delete_superseded_reports
 from stripemeter.store.ledger import ensure_month
@@ -32,6 +33,8 @@ FOLD_HOLD_SECONDS = 8
 """How long an idle tick waits for events. A tick costs Dagster some thirty connections, looking costs us one query, so
 waiting inside halves an idle stack's work and counts sooner. Stopping the daemon waits for the tick: hence not more."""
 FOLD_LOOK_SECONDS = 2
+DRAIN_SECONDS = 15
+"""How long a tick counts again what changed rules left behind; the next tick goes on."""
 QUIET_SECONDS = 60
 """How long late events must have stopped arriving for a day, so that a burst becomes one recount."""
 DIRTY_LIMIT = 4000
@@ -112,7 +115,11 @@ def housekeeping() -> None:
 # 1 s: every round of Dagster's 5 s loop. With 5 s a round that comes a moment early is skipped, and the gap is 10 s.
 @dg.sensor(minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)
 def fold_events(postgres: PostgresResource) -> dg.SensorResult | dg.SkipReason:
-    """Fold what is committed beyond the cursor; report the days it touched. Committed first, reported after."""
+    """Fold what is committed beyond the cursor; report the days it touched. Committed first, reported after.
+
+    Before, count again what waits because a rule changed and nobody was there to finish it.
+    """
+    drain(postgres.pool, budget_seconds=DRAIN_SECONDS)
     report = _first_fold(postgres.pool)
     if not report.events:
         return dg.SkipReason("nothing beyond the fold cursor")

@@ -70,8 +70,9 @@ def counters_equal_ledger(context: dg.AssetCheckExecutionContext, postgres: Post
 
 @dg.asset_check(
     asset="counters",
+    blocking=True,
     description="Nothing is lost: received = accepted + duplicates + conflicts + rejected, and accepted = counted + "
-    "pending.",
+    "pending + withheld + unmatched + voided.",
 )
 def conservation(postgres: PostgresResource) -> dg.AssetCheckResult:
     """Adds up what became of every event ever received, per tenant."""
