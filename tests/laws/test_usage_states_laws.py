@@ -90,8 +90,16 @@ def test_what_was_known_then_has_the_states_of_then(pool: ConnectionPool) -> Non
     approved = datetime.now(UTC)
     void(pool, "then", "a")
     transition(pool, manual, "reverted")
+    voided = datetime.now(UTC)
+    transition(pool, late, "reverted")
     question = UsageQuestion(tenant_id="then", metric="calls", edges=_days()[:2])
-    for known_at, number in ((start, "10"), (created, "5"), (approved, "10.25"), (datetime.now(UTC), "5")):
+    for known_at, number in (
+        (start, "10"),
+        (created, "5"),
+        (approved, "10.25"),
+        (voided, "5"),
+        (datetime.now(UTC), "0"),
+    ):
         (cell,) = load_usage_windows(pool, replace(question, known_at=known_at)).cells
         assert cell.quantity == Decimal(number), known_at
 
