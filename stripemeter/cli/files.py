@@ -170,9 +170,9 @@ def _asked(
 def _run(
     database_url: str, new: NewBackfill, settings: Settings, errors: Path | None, watch: Watch, *, resume: bool
 ) -> Backfill:
-    from stripemeter.pipeline.backfill import check_file, run_backfill
+    from stripemeter.pipeline.backfill import check_source, run_backfill
 
-    check_file(new, limits=_limits(settings))
+    check_source(new, limits=_limits(settings))
     backfill_id = _resumed(new) if resume else _created(new)
     try:
         return run_backfill(

@@ -119,7 +119,7 @@ def check_columns(columns: Iterable[str], *, rules: RowRules, mapping: Mapping[s
     for member in required:
         if member not in seen:
             raise InvalidInput(
-                f"no column holds {member}: the file has {shown}; name one with --map COLUMN={member}", field="columns"
+                f"no column holds {member}: the heading is {shown}; map one to {member}", field="columns"
             )
 
 

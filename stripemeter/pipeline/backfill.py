@@ -1,16 +1,17 @@
-"""Running an import or backfill: batches of a file into the ledger, each with its checkpoint in one transaction.
+"""Running an import or backfill: batches of rows into the ledger, each with its checkpoint in one transaction.
 
 Belongs here: the loop, the order of writes, going on after a crash. Does not: reading files (`store.files`), rows to
 events (`metering.rows`), storing a batch (`pipeline.bulk`).
 
 A batch's events, the counts of its rows and the position behind it commit together, so whatever dies at whatever
 instant, every row is counted once. While Postgres stores one batch, the next is parsed.
+
+An import of a file whose source cannot be read waits for whoever typed it; a backfill that came over HTTP has nobody
+watching, so it ends as `failed` and says why.
 """
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -18,17 +19,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
 from uuid import UUID
 
-import msgspec
 import psycopg
+import structlog
 
-from stripemeter.errors import Conflict, Unavailable
+from stripemeter.errors import Conflict, InvalidInput, NotFound, Unavailable
 from stripemeter.metering.events import IngestLimits, RejectedEvent, UsageEvent
 from stripemeter.metering.rows import FailedRow, ParsedRow, RowRules, SkippedRow, check_columns, fields_of, parse_row
 from stripemeter.pipeline.bulk import SESSION_OPTIONS, ensure_months, preview_events, store_events
+from stripemeter.pipeline.error_report import MAX_REPORT_BYTES, ErrorReport, RowError
 from stripemeter.pipeline.ingest import EventResult, Outcome
 from stripemeter.store.backfills import (
     Backfill,
@@ -37,8 +37,12 @@ from stripemeter.store.backfills import (
     advance_backfill,
     begin_backfill,
     finish_backfill,
+    load_backfill,
+    load_payload,
+    note_interruption,
+    pin_source,
 )
-from stripemeter.store.files import Rows, find_source, open_rows
+from stripemeter.store.files import Rows, SourceFile, find_source, open_rows, payload_source
 from stripemeter.store.postgres import CONNECTION_OPTIONS
 
 BATCH_ROWS = 5_000
@@ -46,50 +50,7 @@ BATCH_ROWS = 5_000
 
 Watch = Callable[[int, int, RowCounts], None]
 """Called after each committed batch with position, size (both bytes, or rows of Parquet) and the counts so far."""
-
-
-class RowError(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the error report. `row` counts from 1, without heading and empty lines."""
-
-    row: int
-    field: str
-    code: str
-    message: str
-
-
-class ErrorReport:
-    """A JSON Lines file, one line per failed or conflicting row, that never holds more than was committed for long."""
-
-    def __init__(self, path: Path | None, *, committed_bytes: int) -> None:
-        self.length = committed_bytes
-        self._file: BinaryIO | None = None
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("r+b" if committed_bytes and path.exists() else "w+b")
-        # What was written for a batch that never committed is written again with it.
-        self.length = min(committed_bytes, self._file.seek(0, io.SEEK_END))
-        self._file.truncate(self.length)
-        self._file.seek(self.length)
-
-    def append(self, errors: Sequence[RowError]) -> None:
-        """Write lines, on disk when it returns."""
-        if self._file is None or not errors:
-            return
-        lines = b"".join(msgspec.json.encode(error) + b"\n" for error in errors)
-        self._file.write(lines)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.length += len(lines)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,26 +75,29 @@ def run_backfill(
 ) -> Backfill:
     """Run an operation from where it stands to its end; returns it as it is then (completed, or cancelled meanwhile).
 
-    An interruption of any kind leaves it `processing`: run it again to go on.
+    An interruption of any kind leaves it `processing`: run it again to go on. One that came over HTTP and whose source
+    cannot be read ends as failed.
 
     Raises:
-        Conflict: another process runs it, it has ended, or its source changed since it began.
-        NotFound: no such operation, or its source is gone.
-        InvalidInput: the source cannot be read in its format.
+        Conflict: another process runs it, it has ended, or its file changed since it began.
+        NotFound: no such operation, or its file is gone.
+        InvalidInput: the file cannot be read in its format.
         Unavailable: Postgres or S3 went away; what was committed stays, run it again.
     """
     try:
         with _connect(database_url) as connection:
             backfill = begin_backfill(connection, backfill_id, now=clock())
-            rules = rules_of(backfill, limits)
-            with (
-                closing(_open(backfill)) as rows,
-                ErrorReport(report_path, committed_bytes=backfill.report_bytes) as report,
-            ):
-                if rows.columns is not None:
-                    check_columns(rows.columns, rules=rules, mapping=backfill.column_map)
-                runner = _Runner(connection, backfill, report, clock=clock, watch=watch, size=rows.size)
-                return runner.run(_batches(rows, rules, clock(), backfill.counts.rows))
+            try:
+                return _run(connection, backfill, limits=limits, clock=clock, report_path=report_path, watch=watch)
+            except (InvalidInput, NotFound, Conflict) as error:
+                if backfill.source_type == "file":
+                    raise
+                _log.warning("backfill_failed", backfill=str(backfill_id), reason=str(error))
+                finish_backfill(connection, backfill_id, status="failed", now=clock(), error_message=str(error))
+                return load_backfill(connection, backfill_id)
+            except Unavailable as error:
+                note_interruption(connection, backfill_id, str(error), now=clock())
+                raise
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise Unavailable(f"Postgres went away: {error}. What is committed stays: resume to go on") from error
 
@@ -149,7 +113,7 @@ def preview_file(
         NotFound, InvalidInput, Unavailable: as `run_backfill`.
     """
     counts = RowCounts()
-    check_file(new, limits=limits)
+    check_source(new, limits=limits)
     rules = rules_of(new, limits)
     try:
         with (
@@ -165,14 +129,15 @@ def preview_file(
     return counts
 
 
-def check_file(new: NewBackfill, *, limits: IngestLimits) -> None:
-    """Refuse a file that cannot give events before anything is recorded of it.
+def check_source(new: NewBackfill, *, limits: IngestLimits) -> None:
+    """Refuse a file or payload that cannot give events before anything is recorded of it.
 
     Raises:
         NotFound, InvalidInput, Unavailable: as `run_backfill`.
     """
     rules = rules_of(new, limits)
-    with closing(open_rows(find_source(new.source), new.source_format)) as rows:
+    source = find_source(new.source) if new.payload is None else payload_source(new.payload)
+    with closing(open_rows(source, new.source_format)) as rows:
         if rows.columns is not None:
             check_columns(rows.columns, rules=rules, mapping=new.column_map)
 
@@ -192,6 +157,20 @@ def rules_of(asked: Backfill | NewBackfill, limits: IngestLimits) -> RowRules:
         fields=fields_of(asked.column_map),
         limits=limits,
     )
+
+
+def by_tenths(tell: Callable[[int, RowCounts], None]) -> Watch:
+    """A watch that tells per cent and counts when another tenth is done."""
+    told = 0
+
+    def watch(position: int, size: int, counts: RowCounts) -> None:
+        nonlocal told
+        tenths = position * 10 // size if size else 10
+        if tenths > told:
+            told = tenths
+            tell(tenths * 10, counts)
+
+    return watch
 
 
 class _Runner:
@@ -274,14 +253,43 @@ def _connect(database_url: str) -> psycopg.Connection[tuple[object, ...]]:
     )
 
 
-def _open(backfill: Backfill) -> Rows:
+def _run(
+    connection: psycopg.Connection[tuple[object, ...]],
+    backfill: Backfill,
+    *,
+    limits: IngestLimits,
+    clock: Callable[[], datetime],
+    report_path: Path | None,
+    watch: Watch,
+) -> Backfill:
+    rules = rules_of(backfill, limits)
+    most_bytes = None if backfill.source_type == "file" else MAX_REPORT_BYTES
+    source = _source(connection, backfill, clock())
+    with (
+        closing(open_rows(source, backfill.source_format, position=backfill.source_position)) as rows,
+        ErrorReport(report_path, committed_bytes=backfill.report_bytes, most_bytes=most_bytes) as report,
+    ):
+        if rows.columns is not None:
+            check_columns(rows.columns, rules=rules, mapping=backfill.column_map)
+        runner = _Runner(connection, backfill, report, clock=clock, watch=watch, size=rows.size)
+        return runner.run(_batches(rows, rules, clock(), backfill.counts.rows))
+
+
+def _source(connection: psycopg.Connection[tuple[object, ...]], backfill: Backfill, now: datetime) -> SourceFile:
+    if not backfill.source:
+        payload = load_payload(connection, backfill.id)
+        if payload is None:
+            raise Conflict(f"backfill {backfill.id} has ended: its payload is gone")
+        return payload_source(payload)
     source = find_source(backfill.source)
-    if source.version != backfill.source_version:
+    if not backfill.source_version:
+        pin_source(connection, backfill.id, source_version=source.version, source_size=source.size, now=now)
+    elif source.version != backfill.source_version:
         raise Conflict(
             f"{source.location} changed since backfill {backfill.id} began: cancel it and start a new one "
             "(rows that were accepted already will be duplicates)"
         )
-    return open_rows(source, backfill.source_format, position=backfill.source_position)
+    return source
 
 
 def _batches(rows: Rows, rules: RowRules, now: datetime, rows_before: int) -> Iterator[_Batch]:

@@ -1,13 +1,13 @@
 """Imports of files and backfills: the table that says what was asked for and how far it has come.
 
-Belongs here: creating, reading, the checkpoint, ending. Does not: reading files (`store.files`), storing events
-(`pipeline.bulk`).
+Belongs here: creating, reading, the checkpoint, ending, being reverted. Does not: reading files (`store.files`),
+storing events (`pipeline.bulk`), voiding them (`pipeline.revert`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from stripemeter.errors import Conflict, NotFound
 from stripemeter.store.files import FileFormat
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
+from stripemeter.store.voids import LedgerEvent
 
 _Q = load_queries("backfills")
 
@@ -54,7 +55,10 @@ class RowCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBackfill:
-    """What somebody asks for. Period: UTC days, both included. `source` is '' when the payload is the source."""
+    """What somebody asks for. Period: UTC days, both included.
+
+    `source` is '' when the payload is the source; `source_version` is '' when nobody has looked at the source yet.
+    """
 
     tenant_id: str
     metric: str | None = None
@@ -99,6 +103,15 @@ class Backfill:
     started_at: datetime | None
     completed_at: datetime | None
     updated_at: datetime
+    voided_count: int
+    revert_reason: str | None
+    reverted_by: str | None
+    reverted_at: datetime | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it stores nothing more."""
+        return self.status in {"completed", "failed", "cancelled"}
 
 
 def create_backfill(tx: Tx, new: NewBackfill, *, now: datetime) -> UUID:
@@ -110,30 +123,73 @@ def create_backfill(tx: Tx, new: NewBackfill, *, now: datetime) -> UUID:
     return UUID(str(row[0]))
 
 
-def load_backfill(tx: Tx, backfill_id: UUID) -> Backfill:
-    """One operation.
+def load_backfill(tx: Tx, backfill_id: UUID, *, tenant_id: str | None = None) -> Backfill:
+    """One operation, of a tenant when one is given.
 
     Raises:
         NotFound: there is none of that id.
     """
     row = tx.execute(_Q["load_backfill"], {"id": backfill_id}).fetchone()
-    if row is None:
+    found = None if row is None else _backfill(row)
+    if found is None or (tenant_id is not None and found.tenant_id != tenant_id):
         raise NotFound(f"no backfill {backfill_id}")
-    return _backfill(row)
+    return found
 
 
 def list_backfills(
-    tx: Tx, *, tenant_id: str | None = None, status: BackfillStatus | None = None, limit: int = 50
+    tx: Tx,
+    *,
+    tenant_id: str | None = None,
+    status: BackfillStatus | None = None,
+    limit: int = 50,
+    offset: int = 0,
+    after: tuple[datetime, UUID] | None = None,
 ) -> list[Backfill]:
-    """Operations, newest first."""
-    values = {"tenant_id": tenant_id, "status": status, "most": limit}
+    """Operations, newest first; `after` is where the page before ended: created_at and id."""
+    after_at, after_id = after or (None, None)
+    values = {
+        "tenant_id": tenant_id,
+        "status": status,
+        "after_at": after_at,
+        "after_id": after_id,
+        "most": limit,
+        "skipped": offset,
+    }
     return [_backfill(row) for row in tx.execute(_Q["list_backfills"], values).fetchall()]
+
+
+def count_backfills(tx: Tx, *, tenant_id: str | None, status: BackfillStatus | None) -> int:
+    """How many operations match."""
+    row = tx.execute(_Q["count_backfills"], {"tenant_id": tenant_id, "status": status}).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def list_waiting(tx: Tx, *, limit: int) -> list[UUID]:
+    """Operations with work left that nobody is doing, oldest first: those of files wait for whoever typed them."""
+    return [row[0] for row in tx.execute(_Q["list_waiting"], {"most": limit}).fetchall()]
+
+
+def load_payload(tx: Tx, backfill_id: UUID) -> bytes | None:
+    """What an HTTP request brought along; None when it brought nothing, or the operation has ended."""
+    row = tx.execute(_Q["load_payload"], {"id": backfill_id}).fetchone()
+    return None if row is None or row[0] is None else bytes(row[0])
 
 
 def find_unfinished(tx: Tx, *, tenant_id: str, source: str) -> Backfill | None:
     """The newest operation of a tenant on a file that has not ended."""
     row = tx.execute(_Q["find_unfinished"], {"tenant_id": tenant_id, "source": source}).fetchone()
     return None if row is None else load_backfill(tx, row[0])
+
+
+def lock_backfill(connection: psycopg.Connection[Any], backfill_id: UUID) -> None:
+    """Make this session the only one at work on an operation, as long as it lives.
+
+    Raises:
+        Conflict: another session is.
+    """
+    if connection.execute(_Q["lock_backfill"], {"id": backfill_id}).fetchone() != (True,):
+        raise Conflict(f"backfill {backfill_id} is being run by another process")
 
 
 def begin_backfill(connection: psycopg.Connection[Any], backfill_id: UUID, *, now: datetime) -> Backfill:
@@ -143,13 +199,23 @@ def begin_backfill(connection: psycopg.Connection[Any], backfill_id: UUID, *, no
         Conflict: another session runs it, or it has ended.
         NotFound: there is none of that id.
     """
-    if connection.execute(_Q["lock_backfill"], {"id": backfill_id}).fetchone() != (True,):
-        raise Conflict(f"backfill {backfill_id} is being run by another process")
+    lock_backfill(connection, backfill_id)
     is_begun = connection.execute(_Q["begin_backfill"], {"id": backfill_id, "now": now}).fetchone() is not None
     backfill = load_backfill(connection, backfill_id)
     if not is_begun:
         raise Conflict(f"backfill {backfill_id} has ended: it is {backfill.status}")
     return backfill
+
+
+def pin_source(tx: Tx, backfill_id: UUID, *, source_version: str, source_size: int, now: datetime) -> None:
+    """Remember which state of its source an operation reads, once."""
+    values = {"id": backfill_id, "source_version": source_version, "source_size": source_size, "now": now}
+    tx.execute(_Q["pin_source"], values)
+
+
+def note_interruption(tx: Tx, backfill_id: UUID, error_message: str, *, now: datetime) -> None:
+    """Say in an operation that has not ended why it does not go on for now."""
+    tx.execute(_Q["note_interruption"], {"id": backfill_id, "error_message": error_message, "now": now})
 
 
 def advance_backfill(
@@ -192,6 +258,40 @@ def finish_backfill(
     """End an operation for good; False when it had ended already."""
     values = {"id": backfill_id, "status": status, "error_message": error_message, "now": now}
     return tx.execute(_Q["finish_backfill"], values).fetchone() is not None
+
+
+def ask_revert(tx: Tx, backfill_id: UUID, *, reason: str, actor: str, now: datetime) -> bool:
+    """Record that every event of an operation is to be voided; False when it has not ended."""
+    values = {"id": backfill_id, "reason": reason, "actor": actor, "now": now}
+    return tx.execute(_Q["ask_revert"], values).fetchone() is not None
+
+
+def count_stored(tx: Tx, backfill_id: UUID) -> int:
+    """How many events of an operation Postgres has."""
+    row = tx.execute(_Q["count_stored"], {"id": backfill_id}).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def scan_standing(connection: psycopg.Connection[Any], backfill_id: UUID, *, batch: int) -> Iterator[list[LedgerEvent]]:
+    """Events of an operation that Postgres has and that were not voided when asked, by day and customer, in batches.
+
+    The connection is in autocommit; the rows lie in the server meanwhile, and no transaction stays open.
+    """
+    with connection.cursor(name="standing", withhold=True) as cursor:
+        cursor.execute(_Q["scan_standing"], {"id": backfill_id})
+        while rows := cursor.fetchmany(batch):
+            yield [LedgerEvent(**dict(zip(LedgerEvent.__dataclass_fields__, row, strict=True))) for row in rows]
+
+
+def count_voided(tx: Tx, backfill_id: UUID, voided: int, *, now: datetime) -> None:
+    """Write a revert's checkpoint, in the transaction that voided so many events."""
+    tx.execute(_Q["count_voided"], {"id": backfill_id, "voided": voided, "now": now})
+
+
+def finish_revert(tx: Tx, backfill_id: UUID, *, now: datetime) -> None:
+    """Say that every event of an operation is voided."""
+    tx.execute(_Q["finish_revert"], {"id": backfill_id, "now": now})
 
 
 def _backfill(row: Sequence[Any]) -> Backfill:

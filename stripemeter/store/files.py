@@ -45,11 +45,15 @@ _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """One state of one file: `version` changes when its content does. `location` is an absolute path or s3://."""
+    """One state of one file: `version` changes when its content does.
+
+    `location` is an absolute path or s3://; '' where `content` is the file.
+    """
 
     location: str
     size: int
     version: str
+    content: bytes | None = None
 
     @property
     def is_remote(self) -> bool:
@@ -102,6 +106,11 @@ def find_source(location: str) -> SourceFile:
     return SourceFile(location=location, size=found["size"], version=str(found["e_tag"]))
 
 
+def payload_source(content: bytes) -> SourceFile:
+    """Content that came along, as a file that never changes."""
+    return SourceFile(location="", size=len(content), version="payload", content=content)
+
+
 def format_of(location: str) -> FileFormat:
     """The format a file's name says.
 
@@ -141,6 +150,8 @@ def open_stream(source: SourceFile) -> BinaryIO:
     Raises:
         NotFound: the file is gone.
     """
+    if source.content is not None:
+        return io.BytesIO(source.content)
     if source.is_remote:
         return cast("BinaryIO", io.BufferedReader(_S3Reader(source), READ_BYTES))
     try:

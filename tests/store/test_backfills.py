@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool
 from stripemeter.errors import InvalidInput, NotFound
 from stripemeter.metering.events import IngestLimits, UsageEvent, parse_event
 from stripemeter.metering.rows import RowRules, fields_of, parse_row
-from stripemeter.pipeline.backfill import check_file, preview_file
+from stripemeter.pipeline.backfill import check_source, preview_file
 from stripemeter.pipeline.fold import fold
 from stripemeter.pipeline.prove import conservation
 from stripemeter.store.backfills import (
@@ -205,7 +205,7 @@ def test_a_heading_that_cannot_give_events_is_refused(
 ) -> None:
     """Before any row is read, with what to do."""
     with pytest.raises(InvalidInput, match=message):
-        check_file(asked(write(tmp_path / "f.csv", [], heading), **members), limits=IngestLimits())
+        check_source(asked(write(tmp_path / "f.csv", [], heading), **members), limits=IngestLimits())
 
 
 def test_a_file_that_is_not_there_or_has_no_format_is_refused(tmp_path: Path) -> None:
