@@ -26,6 +26,7 @@ from stripemeter.cli import (
     lake,
     logs,
     meters,
+    replay,
     stack,
     stripe,
 )
@@ -48,6 +49,7 @@ app.command("migrate")(database.migrate)
 app.command("demo")(demo.demo)
 app.command("query")(lake.query)
 app.command("ingest")(files.ingest)
+app.command("replay")(replay.replay)
 app.add_typer(adjustments.app, name="adjustments")
 app.add_typer(files.app, name="backfills")
 app.add_typer(counters.app, name="counters")

@@ -1,0 +1,121 @@
+"""The documents of POST /v1/replay, as OpenAPI shows them.
+
+Belongs here: members, bounds and examples. Does not: what a replay is (`pipeline.replay`).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+from stripemeter_api.documents import Document, Quantity
+from stripemeter_api.parameters import MAX_CURSOR, MAX_TEXT, Text, parse_instant
+
+MAX_METRICS = 100
+_DURATION = re.compile(r"-P(?:(\d{1,5})D)?(?:T(?:(\d{1,6})H)?(?:(\d{1,6})M)?(?:(\d{1,7})S)?)?")
+_NAMES = ("days", "hours", "minutes", "seconds")
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """The instant a text means: RFC 3339, `now`, or a duration before now such as -PT24H or -P7D.
+
+    Raises:
+        ValueError: none of these.
+    """
+    if text == "now":
+        return now
+    if not text.startswith("-P"):
+        return parse_instant(text)
+    found = _DURATION.fullmatch(text)
+    if found is None or not any(found.groups()) or text.endswith("T"):
+        raise ValueError("must be an RFC 3339 date-time with a zone, now, or a duration before now like -PT24H")
+    parts = {name: int(part) for name, part in zip(_NAMES, found.groups(), strict=True) if part}
+    try:
+        return now - timedelta(**parts)
+    except OverflowError as error:
+        raise ValueError("is not an instant of the years 0001 to 9999") from error
+
+
+def _check_moment(text: str) -> str:
+    moment(text, datetime.fromisoformat("9999-01-01T00:00:00+00:00"))
+    return text
+
+
+Moment = Annotated[
+    Text,
+    AfterValidator(_check_moment),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "anyOf": [
+                {"format": "date-time"},
+                {"enum": ["now"]},
+                {"pattern": r"^-P([0-9]+D)?(T([0-9]+H)?([0-9]+M)?([0-9]+S)?)?$"},
+            ],
+        }
+    ),
+]
+
+
+class ReplayStatement(Document):
+    """Which days to replay, and whether to change anything."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+    tenant_id: Annotated[Text, Field(min_length=1, max_length=MAX_TEXT)] = Field(examples=["demo"])
+    metrics: list[Annotated[Text, Field(min_length=1, max_length=100)]] = Field(
+        default=[],
+        max_length=MAX_METRICS,
+        description="Always reported; empty: all. What else changes is reported too: a day is replayed whole.",
+    )
+    since: Moment = Field(examples=["-PT24H"])
+    until: Moment = Field(default="now", examples=["now"])
+    mode: Literal["dry-run", "apply"]
+    cursor: Annotated[Text, Field(min_length=1, max_length=MAX_CURSOR)] | None = Field(
+        default=None, description="That of the page before; with it, since and until as it answered them."
+    )
+    watermark: Annotated[Text, Field(min_length=1, max_length=30, pattern="^[0-9]+$")] | None = Field(
+        default=None, description="That of a dry run: 409 when events were folded since."
+    )
+
+
+class TimeRange(Document):
+    """Half-open; the UTC days it touches are replayed."""
+
+    since: datetime
+    until: datetime
+
+
+class ReplayChange(Document):
+    """Of one metric or meter. `counterDelta` is of the sum; late events move without changing a number."""
+
+    events_found: int
+    late_events: int
+    counter_delta: Quantity
+    affected_customers: list[str] = Field(description="The first 100.")
+    affected_customer_count: int
+
+
+class ReplaySummary(Document):
+    """Of this page."""
+
+    days: int
+    changed_counters: int
+
+
+class ReplayAnswer(Document):
+    """One page of at most 31 days."""
+
+    mode: Literal["dry-run", "apply"]
+    tenant_id: str
+    metrics: list[str]
+    time_range: TimeRange
+    changes: dict[str, ReplayChange]
+    cursor: str | None = Field(description="Null: done.")
+    watermark: str
+    applied: bool
+    summary: ReplaySummary

@@ -1,0 +1,201 @@
+"""Replaying: count one tenant's days again from the ledger, or say what that would change.
+
+Belongs here: comparing a day with what its ledger makes, page by page. Does not: the recount itself
+(`pipeline.recount`), HTTP, progress.
+
+A dry run and an apply compare by the same code under the same lock, so the one says exactly what the other does. The
+days are whole ones: counters know no smaller unit.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Context, Decimal
+from typing import Any, Literal
+
+import polars as pl
+from psycopg_pool import ConnectionPool
+
+from stripemeter.errors import Conflict, InvalidInput
+from stripemeter.metering.aggregation import Counted, aggregate
+from stripemeter.metering.days import day_of
+from stripemeter.metering.readings import read_meters
+from stripemeter.pipeline.recount import recount_slice
+from stripemeter.store import counters, ledger
+from stripemeter.store.dropped_months import load_slice
+from stripemeter.store.lateness import RECOUNT_ACTOR
+from stripemeter.store.postgres import Tx, transaction
+from stripemeter.store.rulebook import load_rulebook
+from stripemeter.store.sql import load_queries
+
+Mode = Literal["dry-run", "apply"]
+MAX_DAYS = 31
+"""Days of one page: a month, so that an answer takes seconds."""
+MOST_CUSTOMERS = 100
+"""Customers named per metric; their number is always told."""
+
+_Q = load_queries("replay")
+_EXACT = Context(prec=200)
+_Key = tuple[str, str, datetime, str, bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricChange:
+    """What replaying changes of one meter; `counter_delta` is of the sum, 0 when it was right.
+
+    `late_events` move from the late lane into the counters, which changes no number.
+    """
+
+    events_found: int
+    late_events: int
+    counter_delta: Decimal
+    affected_customers: Sequence[str]
+    affected_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """One page. `next_day`: where to go on; None: done. `watermark`: the fold's cursor the page saw."""
+
+    changes: dict[str, MetricChange]
+    days: int
+    changed_counters: int
+    next_day: date | None
+    watermark: str
+
+
+def replay(  # noqa: PLR0913 - the contract's members
+    pool: ConnectionPool,
+    tenant_id: str,
+    *,
+    since: datetime,
+    until: datetime,
+    mode: Mode,
+    now: datetime,
+    metrics: Collection[str] | None = None,
+    next_day: date | None = None,
+    watermark: str | None = None,
+    max_days: int = MAX_DAYS,
+) -> Replayed:
+    """Replay the UTC days that `[since, until)` touches, from `next_day` on, at most `max_days` of them.
+
+    Args:
+        pool: the database.
+        tenant_id: whose.
+        since: first instant.
+        until: first instant no longer.
+        mode: a dry run changes nothing.
+        now: written into the audit.
+        metrics: always reported, with or without changes; whatever else changes is reported too.
+        next_day: where the page before ended.
+        watermark: what a dry run answered: refused when something was folded since, so that what is applied is what
+            was shown.
+        max_days: bound of the page.
+
+    Raises:
+        InvalidInput: `until` is not after `since`.
+        Conflict: something was folded since the watermark; what earlier days of this page changed stays.
+        Unavailable: Postgres does not answer; each day is replayed or not.
+    """
+    if until <= since:
+        raise InvalidInput("until must be after since", field="until")
+    first, last = next_day or day_of(since), day_of(until - timedelta(microseconds=1))
+    page = [first + timedelta(days=offset) for offset in range(min(max_days, (last - first).days + 1))]
+    tally = _Tally(metrics or ())
+    seen = ""
+    for day in page:
+        with transaction(pool) as tx:
+            counters.lock_days(tx, [day])
+            seen = str(ledger.load_cursor(tx))
+            if watermark is not None and watermark != seen:
+                raise Conflict("events were folded since this watermark: ask for a dry run again")
+            _replay_day(tx, tenant_id, day, (since, until), tally)
+            if mode == "apply":
+                tx.execute(
+                    _Q["absorb_tenant_day"], {"tenant_id": tenant_id, "day": day, "now": now, "actor": RECOUNT_ACTOR}
+                )
+                recount_slice(tx, day, tenant_id=tenant_id)
+    following = page[-1] + timedelta(days=1) if page else last + timedelta(days=1)
+    return Replayed(
+        changes=tally.changes(),
+        days=len(page),
+        changed_counters=tally.changed_counters,
+        next_day=following if following <= last else None,
+        watermark=seen or (watermark or ""),
+    )
+
+
+class _Tally:
+    """What the days of a page add up to, by metric or meter."""
+
+    def __init__(self, metrics: Collection[str]) -> None:
+        self._found: defaultdict[str, int] = defaultdict(int, dict.fromkeys(metrics, 0))
+        self._late: defaultdict[str, int] = defaultdict(int)
+        self._delta: defaultdict[str, Decimal] = defaultdict(Decimal)
+        self._customers: defaultdict[str, set[str]] = defaultdict(set)
+        self._is_bounded = bool(metrics)
+        self.changed_counters = 0
+
+    def see(self, metric: str, events: int, late: int) -> None:
+        """Events of the window that count."""
+        if not self._is_bounded or metric in self._found or late:
+            self._found[metric] += events
+            self._late[metric] += late
+
+    def change(self, meter: str, customer: str, delta: Decimal) -> None:
+        """A counter that is not what it should be."""
+        self.changed_counters += 1
+        self._customers[meter].add(customer)
+        self._delta[meter] = _EXACT.add(self._delta[meter], delta)
+
+    def changes(self) -> dict[str, MetricChange]:
+        """By metric or meter name, sorted; events that no meter counts are under ''."""
+        return {
+            name: MetricChange(
+                events_found=self._found.get(name, 0),
+                late_events=self._late.get(name, 0),
+                counter_delta=self._delta.get(name, Decimal(0)),
+                affected_customers=sorted(self._customers.get(name, ()))[:MOST_CUSTOMERS],
+                affected_count=len(self._customers.get(name, ())),
+            )
+            for name in sorted({*self._found, *self._customers})
+        }
+
+
+def _replay_day(tx: Tx, tenant_id: str, day: date, window: tuple[datetime, datetime], tally: _Tally) -> None:
+    events = load_slice(tx, day, tenant_id=tenant_id, customer_refs=None, below=ledger.load_cursor(tx))
+    asked = events.filter((pl.col("ts") >= window[0]) & (pl.col("ts") < window[1]))
+    for metric, found, late in (
+        asked.group_by("metric").agg(found=pl.len(), late=pl.col("is_late").sum()).sort("metric").iter_rows()
+    ):
+        tally.see(metric, found, late)
+    absorbed = events.with_columns(is_late=pl.lit(value=False))
+    expected = _states(aggregate(read_meters(absorbed, load_rulebook(tx, [tenant_id]))))
+    stored = {
+        tuple(row[:5]): row[5:] for row in tx.execute(_Q["load_tenant_counters"], {"tenant_id": tenant_id, "day": day})
+    }
+    for key in sorted({*expected, *stored}, key=str):
+        before, after = stored.get(key), expected.get(key)
+        if before != after:
+            delta = _EXACT.subtract(after[1] if after else Decimal(0), before[1] if before else Decimal(0))
+            tally.change(key[1], key[0], delta)
+
+
+def _states(counted: Counted) -> dict[_Key, tuple[Any, ...]]:
+    names = ("customer_ref", "meter", "segment_start", "dimensions", "is_late")
+    return {
+        tuple(row[name] for name in names): (
+            row["event_count"],
+            _EXACT.add(row["sum_whole"], row["sum_fraction"]),
+            row["quantity_min"],
+            row["quantity_max"],
+            row["quantity_last"],
+            row["last_ts"],
+            row["last_seq"],
+            None if row["unit_microseconds"] is None else Decimal(row["unit_microseconds"]),
+        )
+        for row in counted.counters.iter_rows(named=True)
+    }

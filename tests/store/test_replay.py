@@ -1,0 +1,96 @@
+"""Replay: a dry run changes nothing and says exactly what apply does; applying twice is applying once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from stripemeter.errors import Conflict, InvalidInput
+from stripemeter.pipeline.fold import fold
+from stripemeter.pipeline.prove import counters_equal_ledger
+from stripemeter.pipeline.replay import Mode, Replayed, replay
+from stripemeter.store.postgres import transaction
+from tests.laws.worlds import NOW, Fact, ingest_into, stored_counters
+
+LATE = NOW - timedelta(days=5)
+
+
+def run(pool: ConnectionPool, mode: Mode, **options: object) -> Replayed:
+    """Replay acme's last ten days."""
+    return replay(pool, "acme", since=NOW - timedelta(days=10), until=NOW, mode=mode, now=NOW, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def broken(pool: ConnectionPool, database_url: str) -> None:
+    """Three days of usage, a late event in its lane, a counter that lost 2 and one that should not be."""
+    with ingest_into(database_url) as ingest:
+        ingest.accept([Fact(key="a", ts=NOW - timedelta(hours=1), quantity="3"), Fact(key="b", ts=LATE, quantity="4")])
+        ingest.accept([Fact(key="c", customer="y", ts=LATE), Fact(key="o", tenant="other", ts=LATE)])
+        fold(pool, now=NOW)
+        ingest.accept([Fact(key="late", ts=LATE, quantity="7")])
+        fold(pool, now=NOW)
+    with transaction(pool) as tx:
+        tx.execute("update counters set quantity_sum = quantity_sum - 2 where customer_ref = 'cust_1' and not is_late"
+                   " and day = %(day)s and tenant_id = 'acme'", {"day": LATE.date()})  # fmt: skip
+        tx.execute("update counters set quantity_sum = 99 where tenant_id = 'other'")
+
+
+def test_a_dry_run_changes_nothing_and_says_what_apply_does(pool: ConnectionPool, broken: None) -> None:
+    """The same changes, by metric: events, late ones, the difference of the sum, whose."""
+    before = stored_counters(pool, ["acme", "other"])
+    told = run(pool, "dry-run")
+    assert stored_counters(pool, ["acme", "other"]) == before
+    change = told.changes["api_calls"]
+    assert (change.events_found, change.late_events) == (4, 1)
+    assert change.counter_delta == 2, "what was lost; the 7 that leave the late lane for the counter change no number"
+    assert change.affected_customers == ["cust_1"]
+    done = run(pool, "apply")
+    assert done.changes == told.changes
+    again = run(pool, "apply")
+    assert again.changed_counters == 0
+    assert again.changes["api_calls"].counter_delta == 0
+
+
+def test_apply_repairs_its_own_tenant_alone(pool: ConnectionPool, broken: None) -> None:
+    """Totals are the ledger's, late events absorbed; another tenant's wrong counter stays as it was."""
+    run(pool, "apply")
+    mine = stored_counters(pool, ["acme"])
+    assert mine["acme", "cust_1", "api_calls", LATE.date()].total == Decimal(11)
+    mismatches = counters_equal_ledger(pool, [LATE.date(), NOW.date()])
+    assert {mismatch.tenant_id for mismatch in mismatches} == {"other"}
+    with transaction(pool) as tx:
+        assert tx.execute("select status from adjustments").fetchall() == [("absorbed",)]
+
+
+def test_pages_go_on_where_they_ended(pool: ConnectionPool, broken: None) -> None:
+    """Three days a page: together the same changes as at once."""
+    whole = run(pool, "dry-run")
+    next_day, changed, days = None, 0, 0
+    while True:
+        page = run(pool, "dry-run", max_days=3, next_day=next_day)
+        changed, days, next_day = changed + page.changed_counters, days + page.days, page.next_day
+        if next_day is None:
+            break
+    assert (changed, days) == (whole.changed_counters, whole.days)
+
+
+def test_a_watermark_refuses_what_was_not_shown(pool: ConnectionPool, database_url: str, broken: None) -> None:
+    """Something was folded since the dry run: apply asks for another, and changed nothing."""
+    watermark = run(pool, "dry-run").watermark
+    with ingest_into(database_url) as ingest:
+        ingest.accept([Fact(key="new", ts=NOW)])
+    fold(pool, now=NOW)
+    before = stored_counters(pool, ["acme"])
+    with pytest.raises(Conflict):
+        run(pool, "apply", watermark=watermark)
+    assert stored_counters(pool, ["acme"]) == before
+    assert run(pool, "apply", watermark=run(pool, "dry-run").watermark).changed_counters > 0
+
+
+def test_an_empty_range_is_refused(pool: ConnectionPool) -> None:
+    """until must be after since."""
+    with pytest.raises(InvalidInput):
+        replay(pool, "acme", since=NOW, until=NOW, mode="dry-run", now=NOW)
