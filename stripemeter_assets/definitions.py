@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from stripemeter_assets import triggers
+from stripemeter_assets import backfills, triggers
 from stripemeter_assets.assets import archive, counters, events, pushes, reconciliations
 from stripemeter_assets.resources import LakeResource, PostgresResource, StripeResource
 
@@ -43,8 +43,9 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             triggers.prove,
             triggers.archive,
             triggers.housekeeping,
+            backfills.backfill,
         ],
-        sensors=[triggers.fold_events, triggers.late_days, triggers.unpushed_usage],
+        sensors=[triggers.fold_events, triggers.late_days, triggers.unpushed_usage, backfills.pending_backfills],
         schedules=[
             triggers.hourly_reconciliation,
             triggers.hourly_watch,

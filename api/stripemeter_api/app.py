@@ -25,6 +25,7 @@ from stripemeter.runtime.settings import Settings
 from stripemeter.store.postgres import open_pool
 from stripemeter_api import (
     adjustments,
+    backfills,
     customers,
     events,
     explain,
@@ -80,6 +81,7 @@ class Receiver:
         with open_pool(database_url, max_size=POOL_SIZE, timeout_seconds=POOL_WAIT_SECONDS) as pool:
             api.state.pool = pool
             api.state.limits = ingest_limits(self._settings)
+            api.state.backfills = backfills.backfill_limits(self._settings)
             api.state.max_adjustment_delta = self._settings.max_adjustment_delta
             api.state.probes = Probes(self._settings, pool)
             group_commit.start()
@@ -124,6 +126,7 @@ def build_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     for router in (
         adjustments.router,
         events.router,
+        backfills.router,
         voids.router,
         explain.router,
         customers.router,

@@ -166,7 +166,7 @@ update backfills
 set
     revert_reason = coalesce(revert_reason, %(reason)s),
     reverted_by = coalesce(reverted_by, %(actor)s),
-    updated_at = %(now)s
+    updated_at = case when revert_reason is null then %(now)s::timestamptz else updated_at end
 where
     id = %(id)s
     and status in ('completed', 'failed', 'cancelled')
@@ -208,8 +208,9 @@ where id = %(id)s;
 -- Every event of the operation is voided.
 update backfills
 set
-    reverted_at = coalesce(reverted_at, %(now)s),
+    reverted_at = %(now)s,
     updated_at = %(now)s
 where
     id = %(id)s
-    and revert_reason is not null;
+    and revert_reason is not null
+    and reverted_at is null;

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import getpass
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stripemeter.store.backfills import Backfill, NewBackfill, RowCounts
     from stripemeter.store.postgres import Tx
 
-app = typer.Typer(help="Imports of files: list, show, cancel.", no_args_is_help=True)
+app = typer.Typer(help="Imports of files and backfills: list, show, run, cancel, revert.", no_args_is_help=True)
 
 NOT_ALL_TAKEN = 1
 INTERRUPTED = 130
@@ -95,7 +95,7 @@ def list_operations(
         typer.Option("--status", help="Only these.", show_default=False),
     ] = None,
 ) -> None:
-    """The last fifty imports, newest first."""
+    """The last fifty imports and backfills, newest first."""
     from stripemeter.store.backfills import list_backfills
 
     with _tx() as tx:
@@ -105,11 +105,76 @@ def list_operations(
 
 @app.command()
 def show(backfill_id: Annotated[UUID, typer.Argument(metavar="ID", show_default=False)]) -> None:
-    """One import."""
+    """One import or backfill."""
     from stripemeter.store.backfills import load_backfill
 
     with _tx() as tx:
         typer.echo(_line(load_backfill(tx, backfill_id)))
+
+
+@app.command("run")
+def run_operation(backfill_id: Annotated[UUID, typer.Argument(metavar="ID", show_default=False)]) -> None:
+    """Run a backfill from where it stands, here and now, without Dagster.
+
+    Exit 0: every row was taken, known or skipped. 1: some failed or conflict, or the backfill failed. 130: Ctrl-C; the
+    same command goes on.
+    """
+    from stripemeter.pipeline.backfill import run_backfill
+    from stripemeter.pipeline.error_report import report_path
+    from stripemeter.runtime.database import current_database_url
+    from stripemeter.runtime.settings import load_settings
+
+    settings = load_settings()
+    report = report_path(settings.state, backfill_id)
+    try:
+        with _progress() as watch:
+            ended = run_backfill(
+                current_database_url(settings),
+                backfill_id,
+                limits=_limits(settings),
+                clock=lambda: datetime.now(UTC),
+                report_path=report,
+                watch=watch,
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: the same command goes on with {backfill_id}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    typer.echo(f"{ended.status} {ended.id}: {_shown(ended.counts)}")
+    if ended.error_message:
+        typer.echo(ended.error_message, err=True)
+    if ended.counts.failed or ended.counts.conflicts or ended.status == "failed":
+        typer.echo(f"rows not taken: {report}", err=True)
+        raise typer.Exit(NOT_ALL_TAKEN)
+
+
+@app.command()
+def revert(
+    backfill_id: Annotated[UUID, typer.Argument(metavar="ID", show_default=False)],
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the record.", show_default=False)],
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="Only when it is this tenant's.", show_default=False)
+    ] = None,
+) -> None:
+    """Let every event of an ended import or backfill count nowhere. The events stay in the ledger, their keys taken.
+
+    After Ctrl-C or a crash the same command goes on.
+    """
+    from stripemeter.pipeline.revert import request_revert, revert_backfill
+    from stripemeter.runtime.database import current_database_url
+    from stripemeter.runtime.settings import load_settings
+
+    if not 1 <= len(reason) <= 500:
+        raise InvalidInput("--reason must have 1 to 500 characters", field="--reason")
+    actor = f"cli:{getpass.getuser()}"
+    with _tx() as tx:
+        request_revert(tx, backfill_id, tenant_id=tenant, reason=reason, actor=actor, now=datetime.now(UTC))
+    done = revert_backfill(
+        current_database_url(load_settings()),
+        backfill_id,
+        clock=lambda: datetime.now(UTC),
+        watch=lambda voided, stored: typer.echo(f"{voided:,} of {stored:,} events voided", err=True),
+    )
+    typer.echo(f"reverted {done.id}: {done.voided_count:,} of {done.counts.accepted:,} events voided by this")
 
 
 @app.command()
@@ -249,7 +314,9 @@ def _tx() -> Iterator[Tx]:
 def _progress() -> Iterator[Watch]:
     """A bar on a terminal, a line per tenth elsewhere."""
     if not sys.stderr.isatty():
-        yield _tenths()
+        from stripemeter.pipeline.backfill import by_tenths
+
+        yield by_tenths(lambda percent, counts: typer.echo(f"{percent:3d} %  {_shown(counts)}", err=True))
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -262,16 +329,3 @@ def _progress() -> Iterator[Watch]:
             bar.update(task, completed=position, total=size, description=f"{counts.rows:,} rows")
 
         yield watch
-
-
-def _tenths() -> Callable[[int, int, RowCounts], None]:
-    shown = 0
-
-    def watch(position: int, size: int, counts: RowCounts) -> None:
-        nonlocal shown
-        tenths = position * 10 // size if size else 10
-        if tenths > shown:
-            shown = tenths
-            typer.echo(f"{tenths * 10:3d} %  {_shown(counts)}", err=True)
-
-    return watch

@@ -64,6 +64,15 @@ class Settings(BaseSettings):
     max_adjustment_delta: Decimal = Field(
         default=Decimal(1_000_000), gt=0, validation_alias=AliasChoices("MAX_ADJUSTMENT_DELTA")
     )
+    max_backfill_events: int = Field(
+        default=5000, ge=1, le=100_000, validation_alias=AliasChoices("MAX_BACKFILL_EVENTS")
+    )
+    max_direct_backfill_bytes: int = Field(
+        default=1_048_576, ge=1024, validation_alias=AliasChoices("MAX_DIRECT_BACKFILL_SIZE")
+    )
+    backfill_body_limit_bytes: int = Field(
+        default=1_048_576, ge=1024, validation_alias=AliasChoices("BACKFILL_BODY_LIMIT_BYTES")
+    )
     strict_tenant_id_uuid: bool = Field(default=False, validation_alias=AliasChoices("STRICT_TENANT_ID_UUID"))
 
     @property

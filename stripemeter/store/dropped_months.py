@@ -8,14 +8,15 @@ A dropped month may have rows in Postgres again: events that came later. A day o
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
+from uuid import UUID
 
 import polars as pl
 
 from stripemeter.errors import InvalidInput, InvariantBroken
-from stripemeter.metering.days import day_bounds, month_start
+from stripemeter.metering.days import day_bounds, days_between, month_start, next_month
 from stripemeter.metering.frames import ARCHIVED_EVENTS, LEDGER_EVENTS
 from stripemeter.store import ledger
 from stripemeter.store.archived_days import load_archived_day
@@ -154,6 +155,20 @@ def find_archived(tx: Tx, ts: datetime, tenant_id: str, idempotency_key: str) ->
     return _load(open_lake(month.lake), day, month).filter(
         pl.col("tenant_id") == tenant_id, pl.col("idempotency_key") == idempotency_key
     )
+
+
+def scan_archived_backfill(tx: Tx, backfill_id: UUID) -> Iterator[pl.DataFrame]:
+    """Events an operation brought, of each archived day of the dropped months; shape ARCHIVED_EVENTS, states of then.
+
+    Raises:
+        InvariantBroken: a dropped day is not in the lake.
+        Unavailable: Postgres or the lake does not answer.
+    """
+    for month_on in sorted(list_dropped_months(tx)):
+        month = load_dropped_month(tx, month_on)
+        for day in days_between(month_on, next_month(month_on) - timedelta(days=1)):
+            if month is not None and load_archived_day(tx, day) is not None:
+                yield _load(open_lake(month.lake), day, month).filter(pl.col("backfill_id") == str(backfill_id))
 
 
 def counting(archived: pl.DataFrame) -> pl.DataFrame:

@@ -1,0 +1,169 @@
+"""Backfills as somebody asks for them over HTTP: recording one, looking at them, cancelling.
+
+Belongs here: which source a request means, refusing what cannot give events before it is recorded. Does not: running it
+(`pipeline.backfill`), reverting it (`pipeline.revert`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from uuid import UUID
+
+import msgspec
+from psycopg_pool import ConnectionPool
+
+from stripemeter.errors import Conflict, InvalidInput
+from stripemeter.metering.events import IngestLimits
+from stripemeter.pipeline.backfill import check_source
+from stripemeter.store.backfills import (
+    Backfill,
+    BackfillStatus,
+    NewBackfill,
+    SourceType,
+    count_backfills,
+    create_backfill,
+    finish_backfill,
+    list_backfills,
+    load_backfill,
+)
+from stripemeter.store.files import FileFormat, format_of
+from stripemeter.store.postgres import transaction
+
+# Source: Amazon S3 User Guide, bucket naming rules; older buckets have capitals, underscores and up to 255 characters.
+_S3 = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}/[^\x00-\x1f]+")
+# A decimal stays the number it was.
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillRequest:
+    """What was asked for. The period's days are both included; of several sources the first given is meant."""
+
+    tenant_id: str
+    metric: str
+    customer_ref: str | None
+    period_start: date
+    period_end: date | None
+    reason: str
+    actor: str
+    events: Sequence[Mapping[str, object]] | None
+    csv_data: str | None
+    source_url: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillPage:
+    """Operations, newest first; `total` of all pages where it was asked for."""
+
+    backfills: list[Backfill]
+    has_more: bool
+    total: int | None
+
+
+def new_backfill(asked: BackfillRequest, *, max_events: int) -> NewBackfill:
+    """The operation a request means; nothing is read from elsewhere.
+
+    Raises:
+        InvalidInput: no source, too many events, an address that is not s3://, a period that ends before it starts.
+    """
+    period_end = asked.period_end or asked.period_start
+    if period_end < asked.period_start:
+        raise InvalidInput(f"periodEnd {period_end} is before periodStart {asked.period_start}", field="periodEnd")
+    source_type, source, source_format, payload = _source(asked, max_events)
+    return NewBackfill(
+        tenant_id=asked.tenant_id,
+        metric=asked.metric,
+        customer_ref=asked.customer_ref,
+        period_start=asked.period_start,
+        period_end=period_end,
+        reason=asked.reason,
+        actor=asked.actor,
+        source_type=source_type,
+        source=source,
+        source_version="" if payload is None else "payload",
+        source_format=source_format,
+        source_size=len(payload or b""),
+        payload=payload,
+    )
+
+
+def record_backfill(pool: ConnectionPool, new: NewBackfill, *, limits: IngestLimits, now: datetime) -> UUID:
+    """Record an operation, pending and durable, for whoever runs it; returns its id.
+
+    An object in S3 is looked at by whoever runs it: a request does not wait for S3.
+
+    Raises:
+        InvalidInput: the payload's heading cannot give events.
+    """
+    if new.payload is not None:
+        try:
+            check_source(new, limits=limits)
+        except InvalidInput as error:
+            raise InvalidInput(f"csvData: {error}", field="csvData") from error
+    with transaction(pool) as tx:
+        return create_backfill(tx, new, now=now)
+
+
+def find_backfill(pool: ConnectionPool, backfill_id: UUID, *, tenant_id: str | None) -> Backfill:
+    """One operation, of a tenant when one is given.
+
+    Raises:
+        NotFound: there is none of that id.
+    """
+    with transaction(pool) as tx:
+        return load_backfill(tx, backfill_id, tenant_id=tenant_id)
+
+
+def list_page(
+    pool: ConnectionPool,
+    *,
+    tenant_id: str | None,
+    status: BackfillStatus | None,
+    limit: int,
+    offset: int,
+    after: tuple[datetime, UUID] | None,
+) -> BackfillPage:
+    """`limit` operations from `offset`, or those beyond `after` (then without a total)."""
+    with transaction(pool) as tx:
+        found = list_backfills(tx, tenant_id=tenant_id, status=status, limit=limit + 1, offset=offset, after=after)
+        total = None if after is not None else count_backfills(tx, tenant_id=tenant_id, status=status)
+    return BackfillPage(backfills=found[:limit], has_more=len(found) > limit, total=total)
+
+
+def cancel_backfill(pool: ConnectionPool, backfill_id: UUID, *, tenant_id: str | None, now: datetime) -> Backfill:
+    """Stop an operation for good, running or waiting; what it has stored stays. Doing it again changes nothing.
+
+    Raises:
+        NotFound: there is none of that id.
+        Conflict: it had ended otherwise.
+    """
+    with transaction(pool) as tx:
+        load_backfill(tx, backfill_id, tenant_id=tenant_id)
+        finish_backfill(tx, backfill_id, status="cancelled", now=now)
+        backfill = load_backfill(tx, backfill_id)
+    if backfill.status != "cancelled":
+        raise Conflict(f"backfill {backfill_id} had ended before: it is {backfill.status}")
+    return backfill
+
+
+def _source(asked: BackfillRequest, max_events: int) -> tuple[SourceType, str, FileFormat, bytes | None]:
+    if asked.events is not None:
+        if not 1 <= len(asked.events) <= max_events:
+            raise InvalidInput(f"events must have 1 to {max_events} members, not {len(asked.events)}", field="events")
+        return "events", "", "jsonl", b"".join(_encode(event) + b"\n" for event in asked.events)
+    if asked.csv_data is not None:
+        return "csv", "", "csv", asked.csv_data.encode()
+    if asked.source_url is None:
+        raise InvalidInput("Either events or csvData must be provided, or a sourceUrl", field="events")
+    if not _S3.fullmatch(asked.source_url):
+        raise InvalidInput(
+            "sourceUrl must be s3://BUCKET/KEY: files of a machine are loaded with `stripemeter ingest`",
+            field="sourceUrl",
+        )
+    try:
+        return "url", asked.source_url, format_of(asked.source_url), None
+    except InvalidInput as error:
+        raise InvalidInput(str(error), field="sourceUrl") from error
