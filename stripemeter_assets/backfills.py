@@ -56,7 +56,8 @@ def backfill() -> None:
     run_operation()
 
 
-@dg.sensor(job=backfill, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+# By name: given the job itself, Dagster 1.13 rebuilds the sensor and warns of a parameter nobody passed.
+@dg.sensor(job_name="backfill", minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
 def pending_backfills(
     context: dg.SensorEvaluationContext, postgres: PostgresResource
 ) -> list[dg.RunRequest] | dg.SkipReason:
