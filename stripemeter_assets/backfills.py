@@ -41,6 +41,9 @@ def run_operation(context: dg.OpExecutionContext, config: OperationConfig, postg
     with postgres.transaction() as tx:
         found = load_backfill(tx, backfill_id)
     if found.has_ended:
+        if found.revert_reason is None:  # cancelled since the run was asked for
+            context.log.info("nothing to do: it is %s", found.status)
+            return
         done = _revert(context, postgres, backfill_id)
         context.log.info("voided %d of %d events", done.voided_count, done.counts.accepted)
         return

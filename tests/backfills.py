@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx2
 import polars as pl
 import pytest
+from moto.server import ThreadedMotoServer
 from psycopg_pool import ConnectionPool
 
 from stripemeter.metering.events import IngestLimits
@@ -128,3 +130,20 @@ def stopping_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> Iterator[No
     with monkeypatch.context() as patch:
         patch.setattr(runner, "advance_backfill", cut)
         yield
+
+
+@contextmanager
+def serving_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An S3 server with the bucket `usage`, known to this process by the usual variables."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    settings = {"ENDPOINT_URL": url, "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y", "REGION": "us-east-1"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    assert httpx2.put(f"{url}/usage").status_code == 200
+    try:
+        yield
+    finally:
+        server.stop()

@@ -13,11 +13,9 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
-import httpx2
 import obstore
 import psycopg
 import pytest
-from moto.server import ThreadedMotoServer
 from obstore.store import S3Store
 from psycopg_pool import ConnectionPool
 
@@ -43,6 +41,7 @@ from tests.backfills import (
     parquet,
     report_of,
     run,
+    serving_s3,
     stopping_after,
     stored,
     write,
@@ -230,16 +229,8 @@ def test_ctrl_c_and_cancel(pool: ConnectionPool, database_url: str, tmp_path: Pa
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An S3 server with one bucket; its address."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    settings = {"ENDPOINT_URL": url, "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y", "REGION": "us-east-1"}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    assert httpx2.put(f"{url}/usage").status_code == 200
-    yield "s3://usage"
-    server.stop()
+    with serving_s3(monkeypatch):
+        yield "s3://usage"
 
 
 def test_s3_is_read_and_resumed_like_a_file(
