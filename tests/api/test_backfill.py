@@ -107,7 +107,7 @@ def test_events_come_to_five_outcomes(api: Api, ask: Ask, run: Callable[[str], B
             {**ROW, "idempotencyKey": "k3", "quantity": -1},
             {**ROW, "idempotencyKey": "k4", "metric": "other"},
             {**ROW, "idempotencyKey": "k5", "ts": "2026-02-01T00:00:00Z"},
-            {**ROW, "idempotencyKey": "k6", "quantity": "0.2"},
+            {**ROW, "idempotencyKey": "k6", "quantity": "0.2", "meta": {"price": 1.1}},
         ]
     )
     waiting = api.get(f"{PATH}/{operation_id}").json()
@@ -125,7 +125,8 @@ def test_events_come_to_five_outcomes(api: Api, ask: Ask, run: Callable[[str], B
     ]
     assert operation["errorReport"] == f"backfills/{operation_id}.errors.jsonl"
     assert usage(api, tenant) == 0.3
-    assert api.get("/v1/events", params={"tenantId": tenant}).json()["events"][0]["source"] == "import"
+    events = {event["id"]: event for event in api.get("/v1/events", params={"tenantId": tenant}).json()["events"]}
+    assert (events["k6"]["source"], events["k6"]["meta"]) == ("import", {"price": 1.1})
 
 
 def test_csv_has_the_originals_columns(api: Api, ask: Ask, run: Callable[[str], Backfill], tenant: str) -> None:
@@ -205,7 +206,7 @@ def test_what_cannot_be_run_is_refused(
 
 def test_a_body_that_is_too_large_is_413(api: Api, body: dict[str, Any], tenant: str) -> None:
     """Whether its length is declared or not."""
-    content = json.dumps({**body, "csvData": "customerRef,quantity,ts\n" + "x" * 1_048_576}).encode()
+    content = json.dumps({**body, "events": [ROW]}).encode() + b" " * 1_048_576
 
     def chunks() -> Iterator[bytes]:
         yield content
