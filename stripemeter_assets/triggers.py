@@ -2,7 +2,7 @@
 
 Belongs here: when. Does not: what (the assets), how (`stripemeter.pipeline`).
 
-Idle costs: three sensors, and no run while there is nothing to do.
+Idle costs: four sensors (one in `backfills`), and no run while there is nothing to do.
 """
 
 import time
