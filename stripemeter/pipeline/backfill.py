@@ -27,7 +27,14 @@ import structlog
 from stripemeter.errors import Conflict, InvalidInput, NotFound, Unavailable
 from stripemeter.metering.events import IngestLimits, RejectedEvent, UsageEvent
 from stripemeter.metering.rows import FailedRow, ParsedRow, RowRules, SkippedRow, check_columns, fields_of, parse_row
-from stripemeter.pipeline.bulk import SESSION_OPTIONS, ensure_months, preview_events, store_events
+from stripemeter.pipeline.bulk import (
+    SESSION_OPTIONS,
+    PreparedEvents,
+    ensure_months,
+    prepare_events,
+    preview_events,
+    store_prepared,
+)
 from stripemeter.pipeline.error_report import MAX_REPORT_BYTES, ErrorReport, RowError
 from stripemeter.pipeline.ingest import EventResult, Outcome
 from stripemeter.store.backfills import (
@@ -200,8 +207,11 @@ class _Runner:
         with ThreadPoolExecutor(1, thread_name_prefix="backfill") as thread:
             try:
                 for batch in batches:
+                    # Here, while the batch before is stored: in the other thread the two would wait for each other's
+                    # Python (measured: three quarters of the rows per second).
+                    prepared = prepare_events(_events(batch))
                     self._settle(storing)
-                    storing = thread.submit(self._store, batch)
+                    storing = thread.submit(self._store, batch, prepared)
                 self._settle(storing)
             except _EndedError:
                 return replace(self._backfill, status="cancelled")
@@ -214,12 +224,11 @@ class _Runner:
             storing.result()
             self._watch(self._backfill.source_position, self._size, self._backfill.counts)
 
-    def _store(self, batch: _Batch) -> None:
+    def _store(self, batch: _Batch, prepared: PreparedEvents) -> None:
         now = self._clock()
-        events = _events(batch)
-        ensure_months(self._connection, events, self._months)
+        ensure_months(self._connection, prepared, self._months)
         with self._connection.transaction():
-            results = self._accept(events, now.date()) if events else []
+            results = self._accept(prepared, now.date()) if prepared.events else []
             done, errors = _tally(batch, results)
             self._report.append(errors)
             is_ours = advance_backfill(
@@ -239,8 +248,8 @@ class _Runner:
             report_bytes=self._report.length,
         )
 
-    def _accept(self, events: Sequence[UsageEvent | RejectedEvent], received_on: date) -> list[EventResult]:
-        return store_events(self._connection, events, received_on=received_on, backfill_id=self._backfill.id)
+    def _accept(self, prepared: PreparedEvents, received_on: date) -> list[EventResult]:
+        return store_prepared(self._connection, prepared, received_on=received_on, backfill_id=self._backfill.id)
 
 
 def _connect(database_url: str) -> psycopg.Connection[tuple[object, ...]]:

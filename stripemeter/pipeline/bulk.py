@@ -6,7 +6,8 @@ the receiver's own queueing (`pipeline.ingest`, whose statements and rules these
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 from uuid import UUID
@@ -36,10 +37,24 @@ _UNSTORABLE = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.Program
 _Q = load_queries("ingest")
 
 
-def ensure_months(connection: psycopg.Connection[Any], events: Iterable[Parsed], known: set[date]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedEvents:
+    """A batch as the statement wants it: what of storing is Python's work, so that it can be done beforehand."""
+
+    events: Sequence[Parsed]
+    parameters: list[Any]
+    months: set[date]
+
+
+def prepare_events(events: Sequence[Parsed]) -> PreparedEvents:
+    """A batch, ready to be stored."""
+    rows, parameters = batch_parameters(events)
+    return PreparedEvents(events=events, parameters=parameters, months=months_of(rows))
+
+
+def ensure_months(connection: psycopg.Connection[Any], prepared: PreparedEvents, known: set[date]) -> None:
     """Make the storage partitions exist, each in a transaction of its own; `known` remembers those that do."""
-    needed = months_of(event for event in events if isinstance(event, UsageEvent)) - known
-    for start in sorted(needed):
+    for start in sorted(prepared.months - known):
         _raw(connection, "ensure_events_month", [month_start(start)])
         known.add(start)
 
@@ -51,9 +66,17 @@ def store_events(
 
     What Postgres refuses as data is rejected alone.
     """
+    return store_prepared(tx, prepare_events(events), received_on=received_on, backfill_id=backfill_id)
+
+
+def store_prepared(
+    tx: Tx, prepared: PreparedEvents, *, received_on: date, backfill_id: UUID | None
+) -> list[EventResult]:
+    """`store_events` of a batch that is prepared."""
+    events = prepared.events
     try:
         with tx.transaction():
-            return _store(tx, events, received_on, backfill_id)
+            return _store(tx, prepared, received_on, backfill_id)
     except _UNSTORABLE:
         if len(events) > 1:
             half = len(events) // 2
@@ -61,7 +84,7 @@ def store_events(
             return first + store_events(tx, events[half:], received_on=received_on, backfill_id=backfill_id)
     refused = RejectedEvent(events[0].tenant_id, events[0].idempotency_key, "unstorable", "the event cannot be stored")
     with tx.transaction():
-        return _store(tx, [refused], received_on, backfill_id)
+        return _store(tx, prepare_events([refused]), received_on, backfill_id)
 
 
 def preview_events(tx: Tx, events: Sequence[Parsed]) -> list[EventResult]:
@@ -70,16 +93,15 @@ def preview_events(tx: Tx, events: Sequence[Parsed]) -> list[EventResult]:
     return settle_events(events, _standing(tx, keys), [])
 
 
-def _store(tx: Tx, events: Sequence[Parsed], received_on: date, backfill_id: UUID | None) -> list[EventResult]:
-    rows, parameters = batch_parameters(events)
-    parameters += [received_on, backfill_id]
+def _store(tx: Tx, prepared: PreparedEvents, received_on: date, backfill_id: UUID | None) -> list[EventResult]:
+    parameters = [*prepared.parameters, received_on, backfill_id]
     try:
         with tx.transaction():
             found = _raw(tx, "accept_events", parameters)
     except psycopg.errors.CheckViolation as error:
         if error.diag.constraint_name is not None:
             raise
-        for start in sorted(months_of(rows)):  # "no partition": retention dropped one that was known
+        for start in sorted(prepared.months):  # "no partition": retention dropped one that was known
             _raw(tx, "ensure_events_month", [month_start(start)])
         found = _raw(tx, "accept_events", parameters)
     taken = [row[0].bytes for row in found]
@@ -87,7 +109,7 @@ def _store(tx: Tx, events: Sequence[Parsed], received_on: date, backfill_id: UUI
     if len(standing) < len(taken):
         raise InvariantBroken("a key of the ledger vanished between two statements")
     conflicts: list[UsageEvent] = []
-    results = settle_events(events, standing, conflicts)
+    results = settle_events(prepared.events, standing, conflicts)
     if conflicts:
         _raw(tx, "quarantine_conflicts", [*quarantine_parameters(conflicts), received_on])
     return results
