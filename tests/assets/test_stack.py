@@ -19,7 +19,10 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from stripemeter.metering.days import days_between
+from stripemeter.metering.events import IngestLimits
 from stripemeter.pipeline.fold import fold
+from stripemeter.pipeline.request_backfill import BackfillRequest, new_backfill, record_backfill
+from stripemeter.pipeline.revert import request_revert
 from stripemeter.runtime import ports
 from stripemeter.runtime.children import spawn
 from stripemeter.runtime.dagster_home import create_schema, dagster_pg_url, write_dagster_home
@@ -229,6 +232,28 @@ def test_a_backfill_from_the_ui_is_one_run(stack: Stack) -> None:
 
     runs = stack.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": answer["backfillId"]}))
     assert len(runs) == 1
+
+
+def test_a_backfill_over_http_is_run_and_reverted(stack: Stack) -> None:
+    """The sensor finds what was recorded, one run stores it; the wish to revert it is another run."""
+    asked = BackfillRequest(
+        tenant_id="acme", metric="api_calls", customer_ref="old", period_start=date(2025, 9, 1), period_end=None,
+        reason="test", actor="test", csv_data="quantity,ts\n7,2025-09-01T00:00:00Z\nbad,2025-09-01T00:00:00Z\n",
+        events=None, source_url=None,
+    )  # fmt: skip
+    new = new_backfill(asked, max_events=5000)
+    backfill_id = record_backfill(stack.pool, new, limits=IngestLimits(), now=datetime.now(UTC))
+    until(lambda: stack.count("select count(*) from backfills where status = 'completed' and accepted_count = 1") == 1)
+    assert stack.command("backfills", "show", str(backfill_id)).stdout.count("1 accepted") == 1
+    until(lambda: stack.count("select count(*) from counters where customer_ref = 'old'") == 1)
+
+    with transaction(stack.pool) as tx:
+        request_revert(tx, backfill_id, tenant_id="acme", reason="wrong", actor="ada", now=datetime.now(UTC))
+    until(lambda: stack.count("select count(*) from backfills where reverted_at is not null") == 1)
+    assert stack.count("select count(*) from counters where customer_ref = 'old'") == 0
+    runs = stack.instance.get_runs(dg.RunsFilter(job_name="backfill"))
+    assert {run.tags["stripemeter/backfill"] for run in runs} == {str(backfill_id)}
+    assert len(runs) == 2
 
 
 def test_housekeeping_takes_back_superseded_reports(stack: Stack) -> None:
