@@ -53,7 +53,12 @@ def replay_days(pool: Pool, body: ReplayStatement) -> JsonAnswer:
             "cursor": None if done.next_day is None else pack_cursor(listing, (done.next_day.isoformat(),)),
             "watermark": done.watermark,
             "applied": body.mode == "apply",
-            "summary": {"days": done.days, "changedCounters": done.changed_counters},
+            "summary": {
+                "days": done.days,
+                "changedCounters": done.changed_counters,
+                "withheldLateEvents": done.withheld_late,
+                "pendingLateEvents": done.pending_late,
+            },
         }
     )
 

@@ -5,19 +5,17 @@ Belongs here: members, bounds and examples. Does not: what a replay is (`pipelin
 
 from __future__ import annotations
 
-import re
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from stripemeter.metering.durations import before
 from stripemeter_api.documents import Document, Quantity
 from stripemeter_api.parameters import MAX_CURSOR, MAX_TEXT, Text, parse_instant
 
 MAX_METRICS = 100
-_DURATION = re.compile(r"-P(?:(\d{1,5})D)?(?:T(?:(\d{1,6})H)?(?:(\d{1,6})M)?(?:(\d{1,7})S)?)?")
-_NAMES = ("days", "hours", "minutes", "seconds")
 
 
 def moment(text: str, now: datetime) -> datetime:
@@ -28,16 +26,7 @@ def moment(text: str, now: datetime) -> datetime:
     """
     if text == "now":
         return now
-    if not text.startswith("-P"):
-        return parse_instant(text)
-    found = _DURATION.fullmatch(text)
-    if found is None or not any(found.groups()) or text.endswith("T"):
-        raise ValueError("must be an RFC 3339 date-time with a zone, now, or a duration before now like -PT24H")
-    parts = {name: int(part) for name, part in zip(_NAMES, found.groups(), strict=True) if part}
-    try:
-        return now - timedelta(**parts)
-    except OverflowError as error:
-        raise ValueError("is not an instant of the years 0001 to 9999") from error
+    return before(text, now) if text.startswith("-P") else parse_instant(text)
 
 
 def _check_moment(text: str) -> str:
@@ -101,10 +90,12 @@ class ReplayChange(Document):
 
 
 class ReplaySummary(Document):
-    """Of this page."""
+    """Of this page. Withheld late events count nowhere, before and after."""
 
     days: int
     changed_counters: int
+    withheld_late_events: int
+    pending_late_events: int = Field(description="Of the withheld: they wait for somebody to approve them.")
 
 
 class ReplayAnswer(Document):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +19,7 @@ import typer
 from stripemeter.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from psycopg_pool import ConnectionPool
 
@@ -27,10 +29,22 @@ PAGE_DAYS = 7
 """Days between two checkpoints."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a replay stands. The window is as it was when the replay began, whatever `now` is when it is resumed."""
+
+    since: datetime
+    until: datetime
+    next_day: date | None
+    changed: int
+
+
 def replay(
     tenant: Annotated[str, typer.Option("--tenant", help="Whose days.", show_default=False)],
-    since: Annotated[str, typer.Option("--from", help="First UTC day, YYYY-MM-DD.", show_default=False)],
-    until: Annotated[str, typer.Option("--to", help="Last UTC day, included.", show_default=False)],
+    since: Annotated[
+        str, typer.Option("--since", help="2026-11-01T00:00:00Z, or before now: -PT24H, -P7D.", show_default=False)
+    ],
+    until: Annotated[str, typer.Option("--until", help="The same, or now.")] = "now",
     metrics: Annotated[
         list[str] | None, typer.Option("--metric", help="Always show this one; repeatable.", show_default=False)
     ] = None,
@@ -40,49 +54,56 @@ def replay(
 ) -> None:
     """Compare a tenant's counters with what its ledger makes, and with --apply count them again.
 
-    Exit 0: nothing differs, or it was applied. 1: a dry run found differences.
+    Every UTC day that the window touches, as a whole. Exit 0: nothing differs, or it was applied. 1: a dry run found
+    differences.
     """
     from stripemeter.cli.counters import database_pool
-    from stripemeter.metering.days import parse_day
     from stripemeter.runtime.settings import load_settings
 
-    first, last = parse_day(since, field="--from"), parse_day(until, field="--to")
-    if last < first:
-        raise InvalidInput(f"--to {last} is before --from {first}", field="--to")
+    now = datetime.now(UTC)
+    begun = _Place(since=_moment(since, now, "--since"), until=_moment(until, now, "--until"), next_day=None, changed=0)
+    if begun.until <= begun.since:
+        raise InvalidInput(f"--until {until} is not after --since {since}", field="--until")
     mode: Mode = "apply" if apply else "dry-run"
-    checkpoint = _checkpoint(load_settings().state / "replays", tenant, first, last, metrics or [], mode)
-    start = date.fromisoformat(json.loads(checkpoint.read_text())["next"]) if resume and checkpoint.exists() else first
-    changed = 0
-    with database_pool() as pool:
-        for page in _pages(pool, tenant, start, last, metrics or [], mode):
-            changed += page.changed_counters
+    asked = [tenant, since, until, sorted(metrics or []), mode]
+    checkpoint = _checkpoint(load_settings().state / "replays", asked)
+    place = (_resumed(checkpoint) if resume else None) or begun
+    with database_pool() as pool, _progress(place) as watch:
+        for page, reached in _pages(pool, tenant, place, metrics or [], mode):
+            place = reached
+            _note(checkpoint, place)
             _show(page)
-            _note(checkpoint, page, (first, last))
-    if changed and not apply:
+            watch(place)
+    if place.changed and not apply:
         raise typer.Exit(1)
 
 
 def _pages(
-    pool: ConnectionPool, tenant: str, start: date, last: date, metrics: list[str], mode: Mode
-) -> Iterator[Replayed]:
-    from stripemeter.metering.days import day_bounds
+    pool: ConnectionPool, tenant: str, place: _Place, metrics: list[str], mode: Mode
+) -> Iterator[tuple[Replayed, _Place]]:
     from stripemeter.pipeline.replay import replay as replay_page
 
-    next_day: date | None = start
-    while next_day is not None:
+    while True:
         page = replay_page(
             pool,
             tenant,
-            since=day_bounds(start)[0],
-            until=day_bounds(last)[1],
+            since=place.since,
+            until=place.until,
             mode=mode,
             now=datetime.now(UTC),
             metrics=metrics,
-            next_day=next_day,
+            next_day=place.next_day,
             max_days=PAGE_DAYS,
         )
-        next_day = page.next_day
-        yield page
+        place = _Place(
+            since=place.since,
+            until=place.until,
+            next_day=page.next_day,
+            changed=place.changed + page.changed_counters,
+        )
+        yield page, place
+        if place.next_day is None:
+            return
 
 
 def _show(page: Replayed) -> None:
@@ -92,26 +113,78 @@ def _show(page: Replayed) -> None:
                 f"{name or '(no meter)'}: {change.events_found} events, {change.late_events} late, "
                 f"{change.counter_delta:+f}, {change.affected_count} customers"
             )
+    if page.withheld_late:
+        typer.echo(f"late events that count nowhere: {page.withheld_late}, of them pending: {page.pending_late}")
 
 
-def _note(checkpoint: Path, page: Replayed, days: tuple[date, date]) -> None:
-    """Remember where to go on; nothing when it is done. A bar on a terminal, a line elsewhere."""
-    if page.next_day is None:
+def _moment(text: str, now: datetime, field: str) -> datetime:
+    from stripemeter.cli.customers import parse_instant
+    from stripemeter.metering.durations import before
+
+    if text == "now":
+        return now
+    if not text.startswith("-P"):
+        return parse_instant(text, field=field)
+    try:
+        return before(text, now)
+    except ValueError as error:
+        raise InvalidInput(f"{field} {error}, not {text!r}", field=field) from error
+
+
+@contextmanager
+def _progress(start: _Place) -> Iterator[Callable[[_Place], None]]:
+    """A bar on a terminal, a line per page elsewhere."""
+    from stripemeter.metering.days import day_of
+
+    whole = (day_of(start.until) - day_of(start.since)).days + 1
+
+    def done(place: _Place) -> int:
+        return whole if place.next_day is None else (place.next_day - day_of(place.since)).days
+
+    if not sys.stderr.isatty():
+        yield lambda place: typer.echo(f"{done(place)}/{whole} days", err=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("days"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=whole)
+        yield lambda place: bar.update(task, completed=done(place))
+
+
+def _checkpoint(folder: Path, asked: Sequence[object]) -> Path:
+    return folder / f"{hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()}.json"
+
+
+def _note(checkpoint: Path, place: _Place) -> None:
+    """Remember where to go on; nothing when it is done."""
+    if place.next_day is None:
         checkpoint.unlink(missing_ok=True)
-    else:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = checkpoint.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"next": page.next_day.isoformat()}))
-        temporary.replace(checkpoint)
-    whole = (days[1] - days[0]).days + 1
-    done = whole if page.next_day is None else (page.next_day - days[0]).days
-    if sys.stderr.isatty():
-        filled = "#" * (30 * done // whole)
-        typer.echo(f"\r[{filled:<30}] {done}/{whole} days", err=True, nl=page.next_day is None)
-    else:
-        typer.echo(f"{done}/{whole} days", err=True)
+        return
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    written = checkpoint.with_suffix(".tmp")
+    written.write_text(
+        json.dumps(
+            {
+                "since": place.since.isoformat(),
+                "until": place.until.isoformat(),
+                "next_day": place.next_day.isoformat(),
+                "changed": place.changed,
+            }
+        )
+    )
+    written.replace(checkpoint)
 
 
-def _checkpoint(folder: Path, tenant: str, first: date, last: date, metrics: list[str], mode: str) -> Path:
-    asked = json.dumps([tenant, first.isoformat(), last.isoformat(), sorted(metrics), mode])
-    return folder / f"{hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()}.json"
+def _resumed(checkpoint: Path) -> _Place | None:
+    if not checkpoint.exists():
+        typer.echo("no such replay was interrupted: from the beginning", err=True)
+        return None
+    noted = json.loads(checkpoint.read_text())
+    return _Place(
+        since=datetime.fromisoformat(noted["since"]),
+        until=datetime.fromisoformat(noted["until"]),
+        next_day=date.fromisoformat(noted["next_day"]),
+        changed=noted["changed"],
+    )

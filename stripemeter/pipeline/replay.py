@@ -10,7 +10,7 @@ days are whole ones: counters know no smaller unit.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal
@@ -40,6 +40,10 @@ MOST_CUSTOMERS = 100
 _Q = load_queries("replay")
 _EXACT = Context(prec=200)
 _Key = tuple[str, str, datetime, str, bool]
+"""(customer, meter, segment start, dimensions, is it the late lane): a counter of one tenant's day."""
+_KEY = ("customer_ref", "meter", "segment_start", "dimensions", "is_late")
+_SUM = 2
+"""Where a state holds the sum."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +62,16 @@ class MetricChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """One page. `next_day`: where to go on; None: done. `watermark`: the fold's cursor the page saw."""
+    """One page. `next_day`: where to go on; None: done. `watermark`: the fold's cursor the page saw.
+
+    `withheld_late` late events of the window count nowhere, before and after; `pending_late` of them wait for somebody.
+    """
 
     changes: dict[str, MetricChange]
     days: int
     changed_counters: int
+    withheld_late: int
+    pending_late: int
     next_day: date | None
     watermark: str
 
@@ -81,6 +90,8 @@ def replay(  # noqa: PLR0913 - the contract's members
     max_days: int = MAX_DAYS,
 ) -> Replayed:
     """Replay the UTC days that `[since, until)` touches, from `next_day` on, at most `max_days` of them.
+
+    Days after tomorrow are passed over: no event can lie there.
 
     Args:
         pool: the database.
@@ -102,10 +113,12 @@ def replay(  # noqa: PLR0913 - the contract's members
     """
     if until <= since:
         raise InvalidInput("until must be after since", field="until")
-    first, last = next_day or day_of(since), day_of(until - timedelta(microseconds=1))
+    first = next_day or day_of(since)
+    last = min(day_of(until - timedelta(microseconds=1)), day_of(now) + timedelta(days=1))
     page = [first + timedelta(days=offset) for offset in range(min(max_days, (last - first).days + 1))]
     tally = _Tally(metrics or ())
-    seen = ""
+    with transaction(pool) as tx:
+        seen = str(ledger.load_cursor(tx))
     for day in page:
         with transaction(pool) as tx:
             counters.lock_days(tx, [day])
@@ -118,13 +131,14 @@ def replay(  # noqa: PLR0913 - the contract's members
                     _Q["absorb_tenant_day"], {"tenant_id": tenant_id, "day": day, "now": now, "actor": RECOUNT_ACTOR}
                 )
                 recount_slice(tx, day, tenant_id=tenant_id)
-    following = page[-1] + timedelta(days=1) if page else last + timedelta(days=1)
     return Replayed(
         changes=tally.changes(),
         days=len(page),
         changed_counters=tally.changed_counters,
-        next_day=following if following <= last else None,
-        watermark=seen or (watermark or ""),
+        withheld_late=tally.withheld_late,
+        pending_late=tally.pending_late,
+        next_day=page[-1] + timedelta(days=1) if page and page[-1] < last else None,
+        watermark=seen,
     )
 
 
@@ -138,12 +152,19 @@ class _Tally:
         self._customers: defaultdict[str, set[str]] = defaultdict(set)
         self._is_bounded = bool(metrics)
         self.changed_counters = 0
+        self.withheld_late = 0
+        self.pending_late = 0
 
     def see(self, metric: str, events: int, late: int) -> None:
         """Events of the window that count."""
         if not self._is_bounded or metric in self._found or late:
             self._found[metric] += events
             self._late[metric] += late
+
+    def withhold(self, events: int, pending: int) -> None:
+        """Late events of the window that count nowhere, and how many of them wait for a decision."""
+        self.withheld_late += events
+        self.pending_late += pending
 
     def change(self, meter: str, customer: str, delta: Decimal) -> None:
         """A counter that is not what it should be."""
@@ -172,30 +193,49 @@ def _replay_day(tx: Tx, tenant_id: str, day: date, window: tuple[datetime, datet
         asked.group_by("metric").agg(found=pl.len(), late=pl.col("is_late").sum()).sort("metric").iter_rows()
     ):
         tally.see(metric, found, late)
+    scope = {"tenant_id": tenant_id, "day": day, "since": window[0], "until": window[1]}
+    for withheld, pending in tx.execute(_Q["count_withheld_late"], scope):
+        tally.withhold(withheld, pending)
     absorbed = events.with_columns(is_late=pl.lit(value=False))
     expected = _states(aggregate(read_meters(absorbed, load_rulebook(tx, [tenant_id]))))
+    items = _items(tx.execute(_Q["load_tenant_items"], scope))
     stored = {
-        tuple(row[:5]): row[5:] for row in tx.execute(_Q["load_tenant_counters"], {"tenant_id": tenant_id, "day": day})
+        key: (*row[5:], items.get(key))
+        for row in tx.execute(_Q["load_tenant_counters"], scope)
+        for key in (tuple(row[:5]),)
     }
     for key in sorted({*expected, *stored}, key=str):
         before, after = stored.get(key), expected.get(key)
         if before != after:
-            delta = _EXACT.subtract(after[1] if after else Decimal(0), before[1] if before else Decimal(0))
+            delta = _EXACT.subtract(after[_SUM] if after else Decimal(0), before[_SUM] if before else Decimal(0))
             tally.change(key[1], key[0], delta)
 
 
 def _states(counted: Counted) -> dict[_Key, tuple[Any, ...]]:
-    names = ("customer_ref", "meter", "segment_start", "dimensions", "is_late")
+    items = _items(counted.items.select(*_KEY, "item", "item_count").iter_rows())
     return {
-        tuple(row[name] for name in names): (
+        key: (
             row["event_count"],
+            row["primary_count"],
             _EXACT.add(row["sum_whole"], row["sum_fraction"]),
             row["quantity_min"],
             row["quantity_max"],
             row["quantity_last"],
             row["last_ts"],
             row["last_seq"],
+            row["first_ts"],
             None if row["unit_microseconds"] is None else Decimal(row["unit_microseconds"]),
+            items.get(key),
         )
         for row in counted.counters.iter_rows(named=True)
+        for key in (tuple(row[name] for name in _KEY),)
     }
+
+
+def _items(rows: Iterable[tuple[Any, ...]]) -> dict[_Key, dict[str, int]]:
+    """What unique and percentile meters saw, by counter."""
+    items: defaultdict[_Key, dict[str, int]] = defaultdict(dict)
+    for row in rows:
+        customer, meter, segment_start, dimensions, is_late, item, count = row
+        items[customer, meter, segment_start, dimensions, is_late][item] = count
+    return items

@@ -21,7 +21,16 @@ def test_a_replay_of_the_last_day(api: Api, tenant: str, ingest: Ingest) -> None
     assert told["cursor"] is None
     assert set(told["changes"]) == {"api_calls"}
     assert told["changes"]["api_calls"]["counterDelta"] == 0
+    assert told["summary"] == {"days": 2, "changedCounters": 0, "withheldLateEvents": 0, "pendingLateEvents": 0}
     assert api.post("/v1/replay", json={**body, "mode": "apply"}).json()["applied"] is True
+
+
+def test_the_last_day_there_is_is_answered(api: Api, tenant: str) -> None:
+    """No day has a day after the last one; nothing lies there, and the answer says so."""
+    body = {"tenantId": tenant, "since": "9999-12-30T00:00:00Z", "until": "9999-12-31T23:59:59Z", "mode": "dry-run"}
+    answer = api.post("/v1/replay", json=body)
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["summary"]["days"], answer.json()["cursor"]) == (0, None)
 
 
 def test_a_long_range_comes_in_pages(api: Api, tenant: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 
 import pytest
@@ -10,6 +10,7 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import Conflict, InvalidInput
 from stripemeter.pipeline.fold import fold
+from stripemeter.pipeline.meters import put_meter
 from stripemeter.pipeline.prove import counters_equal_ledger
 from stripemeter.pipeline.replay import Mode, Replayed, replay
 from stripemeter.store.postgres import transaction
@@ -52,6 +53,75 @@ def test_a_dry_run_changes_nothing_and_says_what_apply_does(pool: ConnectionPool
     again = run(pool, "apply")
     assert again.changed_counters == 0
     assert again.changes["api_calls"].counter_delta == 0
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "update counters set event_count = event_count + 1 where meter = 'api_calls'",
+        "update counters set primary_count = primary_count + 1 where meter = 'api_calls'",
+        "update counters set quantity_sum = quantity_sum + 1 where meter = 'api_calls'",
+        "update counters set quantity_min = quantity_min + 1 where meter = 'api_calls'",
+        "update counters set quantity_max = quantity_max + 1 where meter = 'api_calls'",
+        "update counters set quantity_last = quantity_last - 1 where meter = 'api_calls'",
+        "update counters set last_ts = last_ts - interval '1 second' where meter = 'api_calls'",
+        "update counters set last_seq = last_seq + 1 where meter = 'api_calls'",
+        "update counters set first_ts = first_ts - interval '1 second' where meter = 'level'",
+        "update counters set unit_microseconds = unit_microseconds + 1 where meter = 'level'",
+        "update counter_items set item_count = item_count + 1",
+        "delete from counter_items",
+        "delete from counters where meter = 'api_calls'",
+        "update counters set meter = 'gone' where meter = 'level'",
+    ],
+)
+def test_no_wrong_state_escapes(pool: ConnectionPool, database_url: str, spoil: str) -> None:
+    """Whatever of a counter is wrong, a dry run names it, apply says the same and leaves nothing wrong."""
+    for document in (
+        {"name": "level", "metrics": ["api_calls"], "aggregation": "time_weighted"},
+        {"name": "plans", "metrics": ["api_calls"], "aggregation": "unique", "value": "meta.plan"},
+    ):
+        put_meter(pool, "acme", document, effective_on=None, actor="ann", expected_version=None, now=NOW)
+    with ingest_into(database_url) as ingest:
+        ingest.accept([Fact(key="a", quantity="3", meta={"plan": "pro"})])
+        ingest.accept([Fact(key="b", ts=NOW - timedelta(minutes=9), meta={"plan": "free"})])
+    fold(pool, now=NOW)
+    assert run(pool, "dry-run").changed_counters == 0
+    with transaction(pool) as tx:
+        assert tx.execute(spoil).rowcount > 0
+    told = run(pool, "dry-run")
+    assert told.changed_counters > 0
+    assert run(pool, "apply") == told
+    assert counters_equal_ledger(pool, [NOW.date()]) == ()
+    assert run(pool, "dry-run").changed_counters == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "withheld", "pending"),
+    [("approved", 0, 0), ("pending", 1, 1), ("rejected", 1, 0), ("reverted", 1, 0)],
+)
+def test_late_events_that_count_nowhere_are_told(
+    pool: ConnectionPool, broken: None, status: str, withheld: int, pending: int
+) -> None:
+    """Withheld ones, and of these the pending; inside the window alone. A replay decides nothing about them."""
+    with transaction(pool) as tx:
+        tx.execute("update adjustments set status = %(status)s", {"status": status})
+    told = run(pool, "apply")
+    assert (told.withheld_late, told.pending_late) == (withheld, pending)
+    assert told.changes["api_calls"].late_events == 1 - withheld
+    after = replay(pool, "acme", since=LATE + timedelta(hours=1), until=NOW, mode="dry-run", now=NOW)
+    assert (after.withheld_late, after.pending_late) == (0, 0)
+
+
+def test_the_end_of_time_is_an_empty_page(pool: ConnectionPool, broken: None) -> None:
+    """Days after tomorrow are passed over, to the last one there is; the watermark is told all the same."""
+    end = NOW.replace(year=9999, month=12, day=31)
+    page = replay(pool, "acme", since=end - timedelta(days=2), until=end, mode="apply", now=NOW)
+    assert (page.days, page.next_day, page.changes) == (0, None, {})
+    assert page.watermark == run(pool, "dry-run").watermark
+    reaching = replay(pool, "acme", since=NOW, until=end, mode="dry-run", now=NOW)
+    assert (reaching.days, reaching.next_day) == (2, None)
+    first = replay(pool, "acme", since=NOW.replace(year=1, month=1, day=1), until=end, mode="dry-run", now=NOW)
+    assert first.next_day == date(1, 2, 1)
 
 
 def test_apply_repairs_its_own_tenant_alone(pool: ConnectionPool, broken: None) -> None:
