@@ -30,6 +30,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             counters.counters_equal_ledger,
             counters.conservation,
             counters.late_days_settled,
+            counters.rules_applied,
             counters.fold_is_current,
             counters.meters_report,
             archive.lake_equals_ledger,

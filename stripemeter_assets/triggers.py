@@ -75,10 +75,11 @@ watch = dg.define_asset_job(
     | dg.AssetSelection.checks(
         dg.AssetCheckKey(dg.AssetKey("counters"), "conservation"),
         dg.AssetCheckKey(dg.AssetKey("counters"), "late_days_settled"),
+        dg.AssetCheckKey(dg.AssetKey("counters"), "rules_applied"),
         dg.AssetCheckKey(dg.AssetKey("counters"), "fold_is_current"),
         dg.AssetCheckKey(dg.AssetKey("counters"), "meters_report"),
     ),
-    description="Look at the standing checks: arrivals, conservation, late days, the fold, silence.",
+    description="Look at the standing checks: arrivals, conservation, late days, rules, the fold, silence.",
     tags=SCHEDULED,
 )
 prove = dg.define_asset_job(

@@ -27,6 +27,36 @@ order by id
 limit 1
 for update skip locked;
 
+-- name: load_stuck_slices
+-- Ranges whose next day failed too often: nobody tries them by itself.
+select
+    tenant_id,
+    coalesce(customer_ref, '') as customer_ref,
+    next_day,
+    last_day,
+    reason,
+    failed_count,
+    coalesce(last_failure, '') as last_failure
+from slice_recounts
+where failed_count >= %(max_failures)s
+order by id;
+
+-- name: retry_slices
+-- Ranges that failed on a day are tried again; those somebody works on right now are passed over, who has the row and
+-- wants the day.
+update slice_recounts
+set
+    failed_count = 0,
+    last_failure = null
+where id in (
+    select failed.id
+    from slice_recounts as failed
+    where
+        failed.next_day = %(day)s
+        and failed.failed_count > 0
+    for update skip locked
+);
+
 -- name: advance_slice
 -- The range's next day is done.
 update slice_recounts

@@ -22,6 +22,7 @@ from stripemeter.store.lateness import absorb_day
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.rulebook import load_rulebook
 from stripemeter.store.scan import LedgerScanner, open_scanner
+from stripemeter.store.slice_recounts import retry_slices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,7 @@ def _recount(pool: ConnectionPool, day: date, scanner: LedgerScanner, now: datet
         # Nearly always equal: then nothing is staged or written, which would cost more than all the rest.
         changed = 0 if scanner.holds_counters(day, counted) else counters.replace_day(tx, day, counted)
         counter_days.settle_day(tx, day, version)
+        retry_slices(tx, day)
         return RecountedDay(
             day=day,
             events=events.height,

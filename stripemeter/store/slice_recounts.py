@@ -28,6 +28,19 @@ class SliceRecount:
     last_day: date
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StuckSlice:
+    """A range that nothing tries any more; `customer_ref` is empty when it is all of a tenant."""
+
+    tenant_id: str
+    customer_ref: str
+    next_day: date
+    last_day: date
+    reason: str
+    failed_count: int
+    last_failure: str
+
+
 def add_slice_recount(
     tx: Tx, tenant_id: str, customer_ref: str | None, first: date, last: date, reason: str, now: datetime
 ) -> None:
@@ -69,3 +82,24 @@ def finish_day(tx: Tx, done: SliceRecount) -> None:
 def record_failure(tx: Tx, failed: SliceRecount, message: str) -> None:
     """The range's next day could not be counted again, and why."""
     tx.execute(_Q["record_slice_failure"], {"id": failed.id, "message": message})
+
+
+def stuck_slices(tx: Tx) -> list[StuckSlice]:
+    """Ranges over the failure cap: an operator must look."""
+    return [
+        StuckSlice(
+            tenant_id=row[0],
+            customer_ref=row[1],
+            next_day=row[2],
+            last_day=row[3],
+            reason=row[4],
+            failed_count=row[5],
+            last_failure=row[6],
+        )
+        for row in tx.execute(_Q["load_stuck_slices"], {"max_failures": MAX_FAILURES})
+    ]
+
+
+def retry_slices(tx: Tx, day: date) -> None:
+    """Whatever failed on this day is tried again: the day itself has just been counted."""
+    tx.execute(_Q["retry_slices"], {"day": day})

@@ -10,6 +10,7 @@ from stripemeter.pipeline.recount import RecountedDay
 from stripemeter.pipeline.recount_days import FailedDay, recount_days
 from stripemeter.store.counter_days import stuck_days
 from stripemeter.store.silence import load_silent
+from stripemeter.store.slice_recounts import MAX_FAILURES, stuck_slices
 from stripemeter_assets import presentation
 from stripemeter_assets.partitions import DAYS, days_of
 from stripemeter_assets.resources import PostgresResource
@@ -97,6 +98,21 @@ def late_days_settled(postgres: PostgresResource) -> dg.AssetCheckResult:
     return presentation.check_result(
         passed=not stuck,
         description=f"days that wait for an operator to materialise them: {len(stuck)}",
+        offenders=stuck,
+    )
+
+
+@dg.asset_check(
+    asset="counters",
+    description=f"Every changed rule is applied: no tenant's days failed to be counted again {MAX_FAILURES} times.",
+)
+def rules_applied(postgres: PostgresResource) -> dg.AssetCheckResult:
+    """Names what still counts by an old rule and is retried by nothing; materialising the day lets it go on."""
+    with postgres.transaction() as tx:
+        stuck = stuck_slices(tx)
+    return presentation.check_result(
+        passed=not stuck,
+        description=f"ranges of days that wait for an operator: {len(stuck)}",
         offenders=stuck,
     )
 

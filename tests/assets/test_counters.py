@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 
@@ -11,9 +12,12 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.metering.days import days_between
 from stripemeter.pipeline.fold import fold
+from stripemeter.pipeline.recount import RecountedDay
 from stripemeter.pipeline.recount_days import FailedDay, recount_days
 from stripemeter.store.counter_days import record_failed_recount, stuck_days
 from stripemeter.store.postgres import open_pool, transaction
+from stripemeter.store.slice_recounts import MAX_FAILURES, add_slice_recount, record_failure, take_slice
+from stripemeter_assets import presentation
 from stripemeter_assets.assets.counters import MAX_FAILED_RECOUNTS
 from stripemeter_assets.partitions import DAYS, tags_for
 from tests.assets.running import Report, evaluations, execute
@@ -169,6 +173,7 @@ def test_conservation(
             tx.execute("delete from counters where customer_ref = 'c2'")
     result = evaluations(execute(definitions, "prove", instance))["conservation"]
     assert result.passed is not is_lost
+    assert result.blocking
     assert result.metadata["offenders"].value == int(is_lost)
 
 
@@ -195,6 +200,37 @@ def test_a_repaired_day_leaves_the_standing_check(
     assert evaluations(result)["late_days_settled"].passed
     with transaction(pool) as tx:
         assert stuck_days(tx, max_failures=MAX_FAILED_RECOUNTS) == []
+
+
+@pytest.mark.parametrize("failures", [MAX_FAILURES - 1, MAX_FAILURES])
+def test_rules_applied(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, pool: ConnectionPool, failures: int
+) -> None:
+    """Days that failed up to the cap stand in the check until somebody recounts the one that fails; then they go on."""
+    with transaction(pool) as tx:
+        add_slice_recount(tx, "acme", None, FIRST, LAST, "meter", datetime.now(UTC))
+        waiting = take_slice(tx, None)
+        assert waiting is not None
+        for _ in range(failures):
+            record_failure(tx, waiting, "planted")
+    is_stuck = failures == MAX_FAILURES
+    result = evaluations(execute(definitions, "watch", instance))["rules_applied"]
+    assert result.passed is not is_stuck
+    assert result.metadata["offenders"].value == int(is_stuck)
+
+    execute(definitions, "recount", instance, tags_for((FIRST, FIRST)))
+
+    assert evaluations(execute(definitions, "watch", instance))["rules_applied"].passed
+    with transaction(pool) as tx:
+        assert take_slice(tx, None) == waiting
+
+
+def test_what_a_recount_absorbed_is_shown() -> None:
+    """In the day's metadata, and in the run's log when there was any."""
+    day = RecountedDay(day=FIRST, events=3, counters=2, changed=2, absorbed=1, meters=())
+    assert presentation.recounted(day)["absorbed"] == 1
+    assert presentation.progress(day) == "2026-01-01: 3 events, 2 counters, 2 changed, 1 late events absorbed"
+    assert "absorbed" not in presentation.progress(dataclasses.replace(day, absorbed=0))
 
 
 @pytest.mark.parametrize("is_behind", [False, True])

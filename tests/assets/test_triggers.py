@@ -13,6 +13,7 @@ from stripemeter.metering.days import days_between, next_month
 from stripemeter.pipeline.fold import fold
 from stripemeter.store.counter_days import record_failed_recount
 from stripemeter.store.postgres import transaction
+from stripemeter.store.slice_recounts import add_slice_recount, count_pending_days
 from stripemeter_assets import triggers
 from stripemeter_assets.assets.counters import MAX_FAILED_RECOUNTS
 from stripemeter_assets.housekeeping import ROUTINE_RETENTION, RUN_RETENTION, delete_old_runs
@@ -72,6 +73,19 @@ def test_the_fold_reports_one_event_per_touched_day(tick: Tick, pool: Connection
 def test_the_fold_skips_when_nothing_arrived(tick: Tick) -> None:
     """An idle tick reports nothing: it costs one skipped tick, no event."""
     assert isinstance(tick(triggers.fold_events), dg.SkipReason)
+
+
+def test_the_fold_finishes_what_rules_left(tick: Tick, pool: ConnectionPool, report_usage: Report) -> None:
+    """Days that wait because a rule changed are counted again first, though nothing arrived: the rest of a change."""
+    report_usage(TODAY)
+    fold(pool)
+    with transaction(pool) as tx:
+        tx.execute("update counters set quantity_sum = quantity_sum + 1")
+        add_slice_recount(tx, "acme", None, TODAY - timedelta(days=2), TODAY, "meter", datetime.now(UTC))
+    assert isinstance(tick(triggers.fold_events), dg.SkipReason)
+    with transaction(pool) as tx:
+        assert tx.execute("select sum(quantity_sum) from counters").fetchone() == (3,)
+        assert count_pending_days(tx, None) == 0
 
 
 def test_a_year_of_late_days_is_one_run(tick: Tick, dirty: Callable[..., None]) -> None:
