@@ -19,7 +19,7 @@ from stripemeter.store import counters, ledger
 from stripemeter.store.counters import CounterMismatch
 from stripemeter.store.dropped_months import load_day
 from stripemeter.store.freshness import FoldState, load_fold_state
-from stripemeter.store.postgres import transaction
+from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.rulebook import load_rulebook
 from stripemeter.store.scan import LedgerScanner, open_scanner
 from stripemeter.store.sql import load_queries
@@ -95,7 +95,12 @@ def conservation(pool: ConnectionPool) -> tuple[TenantConservation, ...]:
         Unavailable: Postgres does not answer.
     """
     with transaction(pool) as tx:
-        rows = tx.execute(load_queries("counters")["load_conservation"]).fetchall()
+        return load_conservation(tx)
+
+
+def load_conservation(tx: Tx) -> tuple[TenantConservation, ...]:
+    """Law 2 for every tenant, asked in a transaction that acts on the answer."""
+    rows = tx.execute(load_queries("counters")["load_conservation"]).fetchall()
     return tuple(
         TenantConservation(
             tenant_id=row[0],

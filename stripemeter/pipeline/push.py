@@ -22,6 +22,7 @@ from psycopg_pool import ConnectionPool
 from stripemeter.billing.sink import BillingSink, Mode
 from stripemeter.metering.deltas import current_minute, first_open_day, whole_minutes
 from stripemeter.metering.segments import day_segment
+from stripemeter.pipeline.prove import load_conservation
 from stripemeter.pipeline.push_customer import DEFAULT_RETRIES, Outcome, Pushed, PushRun, RetryPolicy, push_customer
 from stripemeter.store import push_entries
 from stripemeter.store.customers import load_phases_of
@@ -30,6 +31,8 @@ from stripemeter.store.push_entries import BlockingEntry, HeldDay, UnpushedDay
 
 MAX_ROWS = 1000
 """Most rows of a report; the counts are of all of them."""
+MOST_NAMED = 20
+"""Tenants named in a report's reason; their number is always told."""
 HELD_REASON = "outside Stripe's window: older than 34 days"
 
 
@@ -57,7 +60,7 @@ class PushReport:
         rejected: refused by Stripe in this push.
         blocked: customers that wait for an operator because of an earlier refusal.
         held: days older than Stripe takes, never sent; kept and reported, never counted as drift.
-        stopped: why the push ended early; empty when it did not.
+        stopped: why the push ended early or left tenants out; empty when it did not.
         rows: what an operator should read first, at most MAX_ROWS.
     """
 
@@ -85,6 +88,9 @@ def push_usage(
 ) -> PushReport:
     """Send everything that Stripe lacks and takes, and settle what earlier pushes left in flight.
 
+    Nothing of a tenant whose events do not add up (law 2) is sent until they do: the verdict is read here, in the
+    transaction that finds what to send, for a check in the UI stops only its own run.
+
     Raises:
         StripeRejected: the key is refused.
         Unavailable, OutcomeUnknown: the account could not be asked for, or Postgres is gone. Nothing was sent.
@@ -93,9 +99,12 @@ def push_usage(
     account = sink.account_id()
     first, today = first_open_day(now), now.astimezone(UTC).date()
     with transaction(pool) as tx:
-        targets = push_entries.find_targets(
+        broken = {tenant.tenant_id for tenant in load_conservation(tx) if not tenant.holds}
+        found = push_entries.find_targets(
             tx, stripe_account_id=account, mode=sink.mode, first_day=first, today=today, now=now
         )
+    targets = [target for target in found if target.tenant_id not in broken]
+    left_out = sorted(broken & {target.tenant_id for target in found})
 
     def current_time() -> datetime:
         return now + timedelta(microseconds=(time.monotonic_ns() - started) // 1000)
@@ -108,7 +117,8 @@ def push_usage(
         held, held_days = push_entries.load_held(
             tx, stripe_account_id=account, mode=sink.mode, first_day=first, limit=MAX_ROWS
         )
-    return _report(account, len(targets), pushed, blocking, held, held_days, run.stopped)
+    reasons = [reason for reason in (run.stopped, _unproven(left_out)) if reason]
+    return _report(account, len(targets), pushed, blocking, held, held_days, "; ".join(reasons))
 
 
 def has_unpushed_usage(pool: ConnectionPool, *, now: datetime, modes: Sequence[Mode] = ("shadow",)) -> bool:
@@ -134,6 +144,13 @@ def _can_stamp(tx: Tx, day: UnpushedDay) -> bool:
     end = day_segment(phases, day.day, day.segment_start).end
     minutes = whole_minutes(day=day.day, segment_start=day.segment_start, segment_end=end)
     return minutes[0] < minutes[1]
+
+
+def _unproven(tenants: Sequence[str]) -> str:
+    if not tenants:
+        return ""
+    named = ", ".join(repr(tenant) for tenant in tenants[:MOST_NAMED])
+    return f"nothing sent of {len(tenants)} tenants whose events do not add up (check conservation): {named}"
 
 
 def _report(

@@ -114,6 +114,35 @@ def test_what_stripe_lacks_is_pushed_once_and_reconciled(
     assert isinstance(ask(instance, postgres_resource), dg.SkipReason)
 
 
+def test_a_tenant_that_lost_an_event_is_not_pushed(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    pool: ConnectionPool,
+    report_usage: Report,
+    mapped: Mapped,
+) -> None:
+    """Law 2 is read again by the push itself: it fails and names the tenant, until the events add up."""
+    yesterday = TODAY - timedelta(days=1)
+    report_usage(yesterday)
+    report_usage(yesterday, customer="c2")
+    fold(pool)
+    with transaction(pool) as tx:
+        tx.execute("create table lost as select * from counters where customer_ref = 'c2'")
+        tx.execute("delete from counters where customer_ref = 'c2'")
+
+    result = execute(definitions, "push", instance)
+
+    assert not result.success
+    message = str(result.failure_data_for_node("pushes").user_failure_data.description)
+    assert message == "shadow: nothing sent of 1 tenants whose events do not add up (check conservation): 'acme'"
+    assert mapped.at_stripe(yesterday) == 0
+
+    with transaction(pool) as tx:
+        tx.execute("insert into counters select * from lost")
+    assert execute(definitions, "push", instance).success
+    assert mapped.at_stripe(yesterday) == Decimal(3)
+
+
 def test_a_push_under_way_is_not_asked_for_twice(
     definitions: dg.Definitions,
     instance: dg.DagsterInstance,
