@@ -68,6 +68,10 @@ limit 1;
 -- Makes this session the operation's only runner, until it ends or lets go; false when another is.
 select pg_try_advisory_lock(hashtextextended('stripemeter.backfill:' || %(id)s::text, 0));
 
+-- name: release_backfill
+-- Lets go of it; false when this session had not locked it.
+select pg_advisory_unlock(hashtextextended('stripemeter.backfill:' || %(id)s::text, 0));
+
 -- name: list_waiting
 -- Operations that came over HTTP, oldest first, with work left (rows to store, events to void) that nobody is doing.
 select id

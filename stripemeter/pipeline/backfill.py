@@ -48,6 +48,7 @@ from stripemeter.store.backfills import (
     load_payload,
     note_interruption,
     pin_source,
+    release_backfill,
 )
 from stripemeter.store.files import Rows, SourceFile, find_source, open_rows, payload_source
 from stripemeter.store.postgres import CONNECTION_OPTIONS
@@ -105,6 +106,8 @@ def run_backfill(
             except Unavailable as error:
                 note_interruption(connection, backfill_id, str(error), now=clock())
                 raise
+            finally:
+                release_backfill(connection, backfill_id)
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise Unavailable(f"Postgres went away: {error}. What is committed stays: resume to go on") from error
 

@@ -27,6 +27,7 @@ from stripemeter.store.backfills import (
     finish_revert,
     load_backfill,
     lock_backfill,
+    release_backfill,
     scan_standing,
 )
 from stripemeter.store.dropped_months import scan_archived_backfill
@@ -103,12 +104,15 @@ def revert_backfill(
     try:
         with connect(database_url, application_name="stripemeter-revert", autocommit=True) as connection:
             lock_backfill(connection, backfill_id)
-            backfill = load_backfill(connection, backfill_id)
-            if backfill.revert_reason is None:
-                raise Conflict(f"nobody asked to revert backfill {backfill_id}")
-            if backfill.reverted_at is None:
-                _void_all(connection, database_url, backfill, clock=clock, watch=watch, is_time_up=is_time_up)
-            return load_backfill(connection, backfill_id)
+            try:
+                backfill = load_backfill(connection, backfill_id)
+                if backfill.revert_reason is None:
+                    raise Conflict(f"nobody asked to revert backfill {backfill_id}")
+                if backfill.reverted_at is None:
+                    _void_all(connection, database_url, backfill, clock=clock, watch=watch, is_time_up=is_time_up)
+                return load_backfill(connection, backfill_id)
+            finally:
+                release_backfill(connection, backfill_id)
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise Unavailable(f"Postgres went away: {error}. What is voided stays: do it again to go on") from error
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Literal
 from uuid import UUID
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from stripemeter.errors import Conflict, NotFound
 from stripemeter.store.files import FileFormat
@@ -190,6 +192,17 @@ def lock_backfill(connection: psycopg.Connection[Any], backfill_id: UUID) -> Non
     """
     if connection.execute(_Q["lock_backfill"], {"id": backfill_id}).fetchone() != (True,):
         raise Conflict(f"backfill {backfill_id} is being run by another process")
+
+
+def release_backfill(connection: psycopg.Connection[Any], backfill_id: UUID) -> None:
+    """Let another session work on the operation at once.
+
+    Closing does it too, but only when the server has noticed: who resumes right away would find it taken. A session
+    that cannot speak any more is left to that.
+    """
+    if connection.info.transaction_status is TransactionStatus.IDLE:
+        with suppress(psycopg.Error):
+            connection.execute(_Q["release_backfill"], {"id": backfill_id})
 
 
 def begin_backfill(connection: psycopg.Connection[Any], backfill_id: UUID, *, now: datetime) -> Backfill:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -70,6 +70,20 @@ def test_parquet_resumes_at_a_row(
     assert len(rows) == 2000
     assert rows["acme", "key-7"][0] == NOW - timedelta(minutes=7)
     assert rows["acme", "key-7"][2] == Decimal("1.75")
+
+
+def test_a_run_that_failed_lets_go_before_its_session_is_gone(
+    pool: ConnectionPool, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who resumes at once is not told that another process runs it, though the server still holds the old session."""
+    monkeypatch.setattr(runner, "BATCH_ROWS", 10)
+    backfill_id = create(pool, asked(write(tmp_path / "f.csv", [line(n) for n in range(50)])))
+    with psycopg.connect(database_url, autocommit=True) as lingering:
+        with monkeypatch.context() as patched:
+            patched.setattr(runner, "_connect", lambda _: nullcontext(lingering))
+            with stopping_after(monkeypatch, 2), pytest.raises(PowerCutError):
+                run(database_url, backfill_id)
+        assert run(database_url, backfill_id).counts == RowCounts(accepted=50)
 
 
 def test_the_report_of_a_batch_that_died_is_not_written_twice(
