@@ -42,6 +42,9 @@ _UNIT_SEPARATOR = "\x1f"
 _log = structlog.get_logger(__name__)
 _UNSTORABLE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 """What Postgres says of data it will never take, however often it is sent."""
+_INTERRUPTED = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What the driver says when the server went away. The last one when it died between two of the driver's own steps:
+`cannot switch to state 12; another operation (2) is in progress`, seen on a killed server with asyncpg 0.32."""
 _SETTINGS = {
     "application_name": "stripemeter-ingest",
     "timezone": "UTC",
@@ -133,11 +136,12 @@ class GroupCommit:
                 batch = self._take()
                 try:
                     await self._flush(batch)
-                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                except _INTERRUPTED as error:
                     self._disconnect()
                     _log.warning("ingest_interrupted", error=type(error).__name__, requests=len(batch))
                     _fail(batch, Unavailable("the ledger is not available: send the same request again"))
                 except Exception as error:  # noqa: BLE001 - the flusher outlives any batch; its waiters get the error
+                    self._disconnect()  # what state the session is in, nobody knows
                     _fail(batch, error)
                 finally:
                     self._queued_events -= sum(len(waiting.events) for waiting in batch)

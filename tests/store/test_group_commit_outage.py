@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import asyncpg
 import psycopg
 import pytest
 from psycopg_pool import ConnectionPool
@@ -24,6 +25,10 @@ from tests.laws.worlds import NOW, Fact, ledger_rows, outcomes, parse
 from tests.store.test_group_commit_poison import poisoned
 
 KILL = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'stripemeter-ingest'"
+SESSIONS = """
+select pid from pg_stat_activity
+where application_name = 'stripemeter-ingest' and datname = current_database()
+"""
 WAITING = """
 select count(*) from pg_stat_activity
 where application_name = 'stripemeter-ingest' and wait_event_type = 'Lock' and datname = current_database()
@@ -68,6 +73,43 @@ def test_a_killed_session_is_unavailable_and_a_resend_is_safe(pool: ConnectionPo
     asyncio.run(run())
     assert set(ledger_rows(pool, ["acme"])) == {("acme", key) for key in ["before", "0", "1", "2"]}
     assert all(row.holds for row in conservation(pool))
+
+
+@pytest.mark.parametrize(
+    ("raised", "answered"), [(asyncpg.InternalClientError, Unavailable), (ZeroDivisionError, ZeroDivisionError)]
+)
+def test_a_driver_that_lost_its_way_is_left_and_another_session_opened(
+    pool: ConnectionPool,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: type[Exception],
+    answered: type[Exception],
+) -> None:
+    """A server that dies between two of the driver's steps makes it fail in its own words: an outage like any other.
+
+    Whatever failed, the session in its unknown state is not used again.
+    """
+
+    async def run() -> None:
+        group = GroupCommit(database_url, clock=lambda: NOW)
+        group.start()
+        assert outcomes(await group.accept(parse([Fact(key="before")]))) == ["accepted"]
+        with psycopg.connect(database_url, autocommit=True) as observer:
+            (first,) = observer.execute(SESSIONS).fetchall()
+            with monkeypatch.context() as patched:
+
+                async def fail(*_: object, **__: object) -> None:
+                    raise raised("cannot switch to state 12; another operation (2) is in progress")
+
+                patched.setattr(asyncpg.Connection, "fetch", fail)
+                with pytest.raises(answered):
+                    await group.accept(parse([Fact(key="lost")]))
+            assert outcomes(await group.accept(parse([Fact(key="lost")]))) == ["accepted"]
+            assert first not in observer.execute(SESSIONS).fetchall()
+        await group.stop()
+
+    asyncio.run(run())
+    assert set(ledger_rows(pool, ["acme"])) == {("acme", "before"), ("acme", "lost")}
 
 
 def test_a_commit_whose_answer_was_lost_is_a_duplicate_on_resend(pool: ConnectionPool, database_url: str) -> None:
