@@ -95,16 +95,16 @@ def running_stack(home: Path, **settings: str) -> Iterator[Stack]:
         stack.cli("down", check=False)
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], bool], what: str, *, deadline_seconds: float = DEADLINE_SECONDS) -> None:
     """Return when the condition holds.
 
     Raises:
         TimeoutError: it did not within the deadline.
     """
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + deadline_seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {DEADLINE_SECONDS} s for {what}")
+            raise TimeoutError(f"waited {deadline_seconds} s for {what}")
         time.sleep(0.1)
 
 

@@ -170,7 +170,9 @@ def test_a_recount_absorbs_without_moving_a_total(pool: ConnectionPool, database
     before = stored_counters(pool, ["acme"])
     assert lanes(pool, LATE.date()) == {False: Decimal(2), True: Decimal("7.5")}
     with transaction(pool) as tx:
-        assert dirty_days(tx, quiet_seconds=0, max_failures=3, limit=9) == [LATE.date()]
+        dirty = dirty_days(tx, quiet_seconds=0, max_failures=3, limit=9)
+    # When rows arrived is the server's clock, by which the punctual day may be long over.
+    assert set(dirty) - {PUNCTUAL.date()} == {LATE.date()}
     assert recount_day(pool, LATE.date(), now=NOW).absorbed == 2
     assert stored_counters(pool, ["acme"]) == before
     assert lanes(pool, LATE.date()) == {False: Decimal("9.5")}
