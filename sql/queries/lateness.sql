@@ -57,42 +57,42 @@ from price_mappings
 where tenant_id = any(%(tenants)s::text[])
 order by tenant_id, meter, mode = 'live' desc, mode = 'shadow' desc, created_at desc, id;
 
-
 -- name: insert_late_adjustments
--- One adjustment per late event; an event has at most one, for ever.
-insert into adjustments (
-    id, tenant_id, metric, customer_ref, period, day, effective_at, delta, reason, status, actor, created_at,
-    updated_at, event_seq, event_key
+-- One adjustment per late event, with its first audit row; an event has at most one, for ever.
+with created as (
+    insert into adjustments (
+        id, tenant_id, metric, customer_ref, period, day, effective_at, delta, reason, status, actor, created_at,
+        updated_at, event_seq, event_key
+    )
+    select
+        gen_random_uuid(),
+        late.tenant_id,
+        late.metric,
+        late.customer_ref,
+        'day',
+        (late.ts at time zone 'UTC')::date,
+        late.ts,
+        late.delta::numeric,
+        'late_event',
+        late.status,
+        %(actor)s,
+        %(now)s,
+        %(now)s,
+        late.seq,
+        event.idempotency_key
+    from
+        unnest(
+            %(tenants)s::text[], %(customers)s::text[], %(metrics)s::text[], %(instants)s::timestamptz[],
+            %(deltas)s::text[], %(statuses)s::text[], %(seqs)s::bigint[]
+        ) as late (tenant_id, customer_ref, metric, ts, delta, status, seq)
+    left join events as event
+        on
+            late.seq = event.seq
+            and event.xid >= %(lower)s::xid8
+            and event.xid < %(upper)s::xid8
+    returning id, tenant_id, status
 )
-select
-    gen_random_uuid(),
-    late.tenant_id,
-    late.metric,
-    late.customer_ref,
-    'day',
-    (late.ts at time zone 'UTC')::date,
-    late.ts,
-    late.delta::numeric,
-    'late_event',
-    late.status,
-    %(actor)s,
-    %(now)s,
-    %(now)s,
-    late.seq,
-    event.idempotency_key
-from
-    unnest(
-        %(tenants)s::text[], %(customers)s::text[], %(metrics)s::text[], %(instants)s::timestamptz[],
-        %(deltas)s::text[], %(statuses)s::text[], %(seqs)s::bigint[]
-    ) as late (tenant_id, customer_ref, metric, ts, delta, status, seq)
-left join events as event
-    on
-        late.seq = event.seq
-        and event.xid >= %(lower)s::xid8
-        and event.xid < %(upper)s::xid8;
 
--- name: insert_late_transitions
--- The audit rows of adjustments of these events, as they were created.
 insert into adjustment_transitions (
     adjustment_id, tenant_id, action, status_before, status_after, actor, happened_at
 )
@@ -102,10 +102,9 @@ select
     'created',
     null,
     status,
-    actor,
+    %(actor)s,
     %(now)s
-from adjustments
-where event_seq = any(%(seqs)s::bigint[]);
+from created;
 
 -- name: absorb_day
 -- The approved late adjustments of a day become part of its counters.

@@ -23,6 +23,9 @@ LateStatus = Literal["approved", "pending"]
 Track = tuple[str, str, str]
 """(tenant, customer, metric): what a watermark is kept of."""
 
+STANDING_AGGREGATIONS = frozenset({"min", "max", "last"})
+"""What one event changes these numbers by depends on what the counter holds; the others need no `Standing`."""
+
 _EXACT = Context(prec=200)
 
 
@@ -90,7 +93,7 @@ def late_delta(
     """What one more event changes a counter's number by, and the counter with it.
 
     The delta is None where an aggregation's numbers do not differ by one event's own (avg, unique, percentile,
-    time_weighted).
+    time_weighted). The standing matters for STANDING_AGGREGATIONS alone.
     """
     if standing is None:
         after = Standing(

@@ -76,7 +76,6 @@ def append_late_events(tx: Tx, late: Sequence[LateEvent], *, lower: int, upper: 
     """One adjustment and its first audit row for each; the events lie in the xid window `[lower, upper)`."""
     if not late:
         return
-    seqs = [event.seq for event in late]
     tx.execute(
         _Q["insert_late_adjustments"],
         {
@@ -86,14 +85,13 @@ def append_late_events(tx: Tx, late: Sequence[LateEvent], *, lower: int, upper: 
             "instants": [event.ts for event in late],
             "deltas": [None if event.delta is None else format(event.delta, "f") for event in late],
             "statuses": [event.status for event in late],
-            "seqs": seqs,
+            "seqs": [event.seq for event in late],
             "actor": FOLD_ACTOR,
             "lower": str(lower),
             "upper": str(upper),
             "now": now,
         },
     )
-    tx.execute(_Q["insert_late_transitions"], {"seqs": seqs, "now": now})
 
 
 def absorb_day(tx: Tx, day: date, *, now: datetime) -> int:
