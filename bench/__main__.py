@@ -9,7 +9,19 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import bulk, growth, ingest, live_read, recounting, report, whole_stack
+from bench import (
+    bulk,
+    fold_growth,
+    growth,
+    ingest,
+    lake,
+    late_days,
+    live_read,
+    memory,
+    recounting,
+    report,
+    whole_stack,
+)
 from bench.context import QUICK, Context, Scale, open_context, say
 from bench.load import generator
 from bench.measure import Row, Verdict
@@ -20,12 +32,16 @@ BENCHES: dict[str, Callable[[Context], list[Row]]] = {
     "ingest-1000": ingest.ingest_1000,
     "bulk": bulk.bulk,
     "growth": growth.growth,
+    "fold-growth": fold_growth.fold_growth,
     "late": recounting.late,
     "recount": recounting.recount,
+    "recount-lake": lake.recount_lake,
+    "recount-memory": memory.recount_memory,
     "live-read": live_read.live_read,
     "start": whole_stack.start,
     "idle": whole_stack.idle,
     "freshness": whole_stack.freshness,
+    "late-through-dagster": late_days.late_through_dagster,
     "to-stripe": whole_stack.to_stripe,
 }
 

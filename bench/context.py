@@ -1,6 +1,7 @@
 """What every bench borrows: sizes, a scratch directory, a server, databases.
 
-Belongs here: starting and ending the embedded server of a run, the big ledger built once per run. Does not: measuring.
+Belongs here: starting and ending the embedded server of a run, the big ledgers built once per scratch. Does not:
+measuring.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from bench.ledger import build_ledger
+from bench.ledger import ALL_DAYS, Shape, build_ledger
 from bench.proc import family
 from stripemeter.runtime.embedded_postgres import EmbeddedPostgres, find_bin_directory
 from stripemeter.store.migrations import migrate
@@ -38,9 +39,14 @@ class Scale:
     growth_warmup_rows: int = 400_000
     copy_rows: int = 300_000
     ledger_rows: int = 10_000_000
+    small_ledger_rows: int = 1_000_000
+    heavy_ledger_rows: int = 50_000_000
+    heavy_day_rows: int = 10_000_000
     customers: int = 10_000
+    fold_events: tuple[int, ...] = (10_000, 50_000)
     late_events: int = 10_000
     late_counters: int = 1_000
+    late_rounds: int = 3
     tail_events: int = 10_000
     reads: int = 2_000
     fresh_events: int = 30
@@ -50,6 +56,27 @@ class Scale:
     idle_seconds: float = 90.0
     starts: int = 3
     shared_buffers_mb: int = 2048
+
+    @property
+    def ledger(self) -> Shape:
+        """The big ledger."""
+        return Shape(rows=self.ledger_rows, days=ALL_DAYS, customers=self.customers)
+
+    @property
+    def small_ledger(self) -> Shape:
+        """The last days of one like the big ledger: as many events, customers and counters on a day, fewer days."""
+        days = max(1, round(len(ALL_DAYS) * self.small_ledger_rows / self.ledger_rows))
+        return Shape(rows=self.small_ledger_rows, days=ALL_DAYS[-days:], customers=self.customers)
+
+    @property
+    def heavy_ledger(self) -> Shape:
+        """A ledger with a day that holds a large share of it."""
+        return Shape(
+            rows=self.heavy_ledger_rows,
+            days=ALL_DAYS,
+            customers=self.customers,
+            heavy_rows=self.heavy_day_rows,
+        )
 
 
 QUICK = Scale(
@@ -61,9 +88,14 @@ QUICK = Scale(
     growth_warmup_rows=2_000,
     copy_rows=10_000,
     ledger_rows=40_000,
+    small_ledger_rows=10_000,
+    heavy_ledger_rows=60_000,
+    heavy_day_rows=20_000,
     customers=100,
+    fold_events=(300, 600),
     late_events=500,
     late_counters=50,
+    late_rounds=1,
     tail_events=500,
     reads=30,
     fresh_events=2,
@@ -120,23 +152,35 @@ class Context:
         finally:
             self._drop(full)
 
-    def ledger(self) -> str:
-        """The URL of the database whose ledger has `ledger_rows` events, all folded; built once per scratch."""
-        name = f"ledger_{self.scale.ledger_rows}"
+    @contextmanager
+    def copied(self, shape: Shape) -> Iterator[str]:
+        """The URL of a copy of the ledger of a shape, dropped afterwards: for benches that would make it another."""
+        self.ledger(shape)
+        name = f"bench_copy_of_{shape.name}"
+        self._create(name, template=shape.name, strategy="file_copy")
+        try:
+            yield self.server.database_url(name)
+        finally:
+            self._drop(name)
+
+    def ledger(self, shape: Shape | None = None) -> str:
+        """The URL of the database with a ledger of this shape (the big one's), all folded; built once per scratch."""
+        shape = shape or self.scale.ledger
         with self.admin() as connection:
             found = connection.execute(
-                "select shobj_description(oid, 'pg_database') from pg_database where datname = %s", (name,)
+                "select shobj_description(oid, 'pg_database') from pg_database where datname = %s", (shape.name,)
             ).fetchone()
-        url = self.server.database_url(name)
+        url = self.server.database_url(shape.name)
         if found is not None and found[0] == "complete":
+            migrate(url)  # a kept scratch may be older than this tree
             return url
         if found is not None:
-            self._drop(name)
-        say(f"building a ledger of {self.scale.ledger_rows:,} events")
-        self._create(name, template=_EMPTY)
-        build_ledger(url, rows=self.scale.ledger_rows, customers=self.scale.customers)
+            self._drop(shape.name)
+        say(f"building a ledger of {shape.rows:,} events on {len(shape.days)} days")
+        self._create(shape.name, template=_EMPTY)
+        build_ledger(url, shape)
         with self.admin() as connection:
-            connection.execute(sql.SQL("comment on database {} is 'complete'").format(sql.Identifier(name)))
+            connection.execute(sql.SQL("comment on database {} is 'complete'").format(sql.Identifier(shape.name)))
         return url
 
     @contextmanager
@@ -150,10 +194,12 @@ class Context:
         self._closing.close()
         self._server = None
 
-    def _create(self, name: str, template: str = "template0") -> None:
+    def _create(self, name: str, template: str = "template0", strategy: str = "wal_log") -> None:
         with self.admin() as connection:
             connection.execute(
-                sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
+                sql.SQL("create database {} template {} strategy {}").format(
+                    sql.Identifier(name), sql.Identifier(template), sql.Identifier(strategy)
+                )
             )
 
     def _drop(self, name: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from bench.__main__ import BENCHES
 
 ROOT = Path(__file__).resolve().parents[2]
-STACKS = ("start", "idle", "freshness", "to-stripe")
+STACKS = ("start", "idle", "freshness", "late-through-dagster", "to-stripe")
 
 
 @pytest.mark.parametrize("name", [name for name in BENCHES if name not in STACKS])
