@@ -807,11 +807,16 @@ create table archived_days (
     counters_sha256 text not null check (counters_sha256 ~ '^[0-9a-f]{64}$'),
     folded_below xid8 not null,
     folded_at timestamptz,
-    archived_at timestamptz not null
+    archived_at timestamptz not null,
+    item_count bigint check (item_count >= 0),
+    items_sha256 text check (items_sha256 ~ '^[0-9a-f]{64}$'),
+    rules_sha256 text check (rules_sha256 ~ '^[0-9a-f]{64}$')
 );
 comment on table archived_days is 'The manifest of the lake: one row per archived UTC day. Stale when the fold has written the day since.';
 comment on column archived_days.folded_below is 'The fold''s cursor when the day was read: its events with a smaller xid are in the file, no others.';
 comment on column archived_days.folded_at is 'counter_days.last_folded_at as it was then: another one there now means the day changed.';
+comment on column archived_days.items_sha256 is 'Null: the day was archived without its counter_items, and is archived again by itself.';
+comment on column archived_days.rules_sha256 is 'Null: the day was archived without its rules, and is archived again by itself.';
 
 create table dropped_months (
     month_on date primary key check (extract(day from month_on) = 1),

@@ -143,8 +143,11 @@ def archived(day: ArchivedDay) -> dict[str, Any]:
     return {
         "events": day.events,
         "counters": day.counters,
+        "counter_items": day.items,
         "events_sha256": day.events_sha256,
         "counters_sha256": day.counters_sha256,
+        "items_sha256": day.items_sha256,
+        "rules_sha256": day.rules_sha256,
         "dagster/partition_row_count": day.events,
     }
 

@@ -67,6 +67,32 @@ def verify(days: _Days = None, first: _First = None, last: _Last = None) -> None
         raise typer.Exit(1)
 
 
+@app.command()
+def recount(days: _Days = None, first: _First = None, last: _Last = None) -> None:
+    """Count archived days again from their files alone, without Postgres, and compare with the archived counters."""
+    from stripemeter.errors import InvariantBroken
+    from stripemeter.pipeline.archive import recount_from_lake
+
+    lake, failed = _lake(), False
+    for day in parse_days(days or [], first, last):
+        try:
+            found = recount_from_lake(lake, day)
+        except InvariantBroken as error:  # one wrong day must not hide the others
+            failed = True
+            typer.echo(f"{day}: {error}", err=True)
+            continue
+        made = (
+            f"{found.events} events make {found.counted.counters.height} counters, {found.counted.items.height} items"
+        )
+        if found.different:
+            failed = True
+            typer.echo(f"{day}: {made}; {found.different} are not what was archived", err=True)
+        else:
+            typer.echo(f"{day}: {made}, as archived")
+    if failed:
+        raise typer.Exit(1)
+
+
 @app.command("drop-month")
 def drop_month(
     month: Annotated[str, typer.Argument(help="Month, YYYY-MM (UTC).", show_default=False)],
@@ -87,7 +113,7 @@ def drop_month(
 
 
 def query(
-    question: Annotated[str, typer.Argument(help="SQL over the views events, counters, daily_usage.")],
+    question: Annotated[str, typer.Argument(help="SQL over the views events, counters, counter_items, daily_usage.")],
     form: Annotated[Form, typer.Option("--format", help="How the answer is written.")] = Form.TABLE,
 ) -> None:
     """Ask the lake in DuckDB's SQL, read-only: `stripemeter query "select * from daily_usage"`.

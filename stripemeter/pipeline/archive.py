@@ -1,4 +1,4 @@
-"""Archiving: a day's ledger and counters as Parquet files, and the proof that they are the same.
+"""Archiving: a day's ledger, counters and rules as files, and the proof that they are the same.
 
 Belongs here: the day's lock and the order of things under it; recounting from the lake alone. Does not: files
 (`store.lake`), the manifest's table (`store.archived_days`), when to archive.
@@ -16,12 +16,22 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import InvariantBroken, NotFound, Unavailable
 from stripemeter.metering.aggregation import Counted, aggregate
+from stripemeter.metering.frames import GROUP
 from stripemeter.metering.readings import read_meters
 from stripemeter.metering.rulebook import Rulebook
 from stripemeter.store import archived_days, counters, ledger
 from stripemeter.store.archived_days import ArchivedDay
 from stripemeter.store.dropped_months import counting, load_archive_day
-from stripemeter.store.lake import Lake, load_counters, load_events, publish_day, stage_day
+from stripemeter.store.lake import (
+    Lake,
+    load_counters,
+    load_events,
+    load_items,
+    load_rules,
+    publish_day,
+    require_files,
+    stage_day,
+)
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.rulebook import load_rulebook
 from stripemeter.store.scan import LedgerScanner, open_scanner
@@ -49,6 +59,16 @@ class LakeMismatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LakeRecount:
+    """A day counted from its files alone, and how many counters and items come out otherwise than archived."""
+
+    day: date
+    events: int
+    counted: Counted
+    different: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LakeProof:
     """Days of the lake compared with Postgres. `stale` ones changed since, so nothing is proven of them."""
 
@@ -58,10 +78,10 @@ class LakeProof:
 
 
 def archive_day(pool: ConnectionPool, lake: Lake, day: date) -> ArchivedDay:
-    """Write one UTC day's folded events and its counters to the lake; durable and published before it returns.
+    """Write one UTC day's folded events, its counters and its rules to the lake; durable and published on return.
 
-    Read under the day's lock, below the fold's cursor, as a recount does, so events and counters are of one state. The
-    same state gives the same bytes. An empty day gives empty files.
+    Read under the day's lock, below the fold's cursor, as a recount does, so all of it is of one state. The same state
+    gives the same bytes. An empty day gives empty files.
 
     Raises:
         Unavailable: Postgres or the lake does not answer; what was archived before stands.
@@ -99,14 +119,20 @@ def unarchived_days(pool: ConnectionPool, *, now: datetime, limit: int) -> list[
         return archived_days.load_unarchived_days(tx, before=(now.astimezone(UTC) - CLOSED_AFTER).date(), limit=limit)
 
 
-def recount_from_lake(lake: Lake, day: date, rulebook: Rulebook) -> Counted:
-    """The counters a day's archived events make under these rules; reads nothing but the lake.
+def recount_from_lake(lake: Lake, day: date) -> LakeRecount:
+    """Count a day's archived events by its archived rules and compare; reads nothing but the lake.
 
     Raises:
-        InvariantBroken: the lake does not hold the day, or not legibly.
+        InvariantBroken: the lake does not hold the day, not legibly, or as files that do not belong together.
         Unavailable: the lake does not answer.
     """
-    return _count(load_events(lake, day), rulebook)
+    rules = load_rules(lake, day)
+    events = load_events(lake, day, sha256=rules.files["events"])
+    counted = _count(events, rules.rulebook)
+    counters = load_counters(lake, day, sha256=rules.files["counters"])
+    items = load_items(lake, day, sha256=rules.files["counter_items"])
+    different = _differing(counted.counters, counters, GROUP) + _differing(counted.items, items, (*GROUP, "item"))
+    return LakeRecount(day=day, events=events.height, counted=counted, different=different)
 
 
 def prove_days(pool: ConnectionPool, lake: Lake, days: Sequence[date]) -> LakeProof:
@@ -133,11 +159,17 @@ def _archive(pool: ConnectionPool, lake: Lake, day: date, scanner: LedgerScanner
         counters.lock_days(tx, [day])
         below = ledger.load_cursor(tx)  # after the lock: a fold that held it has committed
         events = load_archive_day(tx, scanner, lake, day, below=below)
-        counted = _count(events, load_rulebook(tx))
+        rulebook = load_rulebook(tx)
+        counted = _count(events, rulebook)
         _require_counted(tx, day, counted)
-        files = stage_day(lake, day, events=events, counters=counted.counters)
         archived = archived_days.replace_archived_day(
-            tx, day, events=events.height, counters=counted.counters.height, files=files, folded_below=below
+            tx,
+            day,
+            events=events.height,
+            counters=counted.counters.height,
+            items=counted.items.height,
+            files=stage_day(lake, day, events=events, counted=counted, rulebook=rulebook),
+            folded_below=below,
         )
     with transaction(pool) as tx:
         _publish(tx, lake, day)
@@ -149,12 +181,17 @@ def _prove(pool: ConnectionPool, lake: Lake, day: date) -> bool:
     with transaction(pool) as tx:
         counters.lock_days(tx, [day])
         archived = _publish(tx, lake, day)
-        events = load_events(lake, day, sha256=archived.events_sha256)
+        require_files(lake, day, archived.files)
         if archived.is_stale:
             return False
-        counted = _count(events, load_rulebook(tx))
-        if not counted.counters.equals(load_counters(lake, day, sha256=archived.counters_sha256)):
-            raise InvariantBroken("its events do not make its counters")
+        if archived.rules_sha256 is None or archived.items_sha256 is None:  # archived by an earlier release
+            counted = _count(load_events(lake, day), load_rulebook(tx))
+            different = _differing(counted.counters, load_counters(lake, day), GROUP)
+        else:
+            recounted = recount_from_lake(lake, day)
+            counted, different = recounted.counted, recounted.different
+        if different:
+            raise InvariantBroken(f"its events do not make its counters: {different} are others")
         _require_counted(tx, day, counted)
         return True
 
@@ -176,6 +213,15 @@ def _require_counted(tx: Tx, day: date, counted: Counted) -> None:
             f"{len(mismatches)} counters of {day} are not what its events make: "
             f"run `stripemeter counters recount {day}`"
         )
+
+
+def _differing(made: pl.DataFrame, archived: pl.DataFrame, key: Sequence[str]) -> int:
+    """How many rows are in one of two frames alone, or not the same in both; both unique by the key."""
+    if made.sort(key).equals(archived.sort(key)):
+        return 0
+    alike = made.join(archived, on=list(made.columns), how="semi", nulls_equal=True).height
+    keys = pl.concat([made.select(key), archived.select(key)]).unique().height
+    return keys - alike
 
 
 def _archived_among(pool: ConnectionPool, days: Sequence[date]) -> list[date]:

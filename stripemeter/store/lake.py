@@ -1,11 +1,14 @@
-"""The lake: one Parquet file of events and one of counters per UTC day.
+"""The lake: per UTC day a Parquet file of events, one of counters, one of their items, and the rules they follow.
 
 Belongs here: where a day's files lie, how a frame becomes bytes and back, how bytes become durable. Does not: which
 files are valid (`store.archived_days`), questions to them (`store.lake_query`).
 
 A file is written in two steps, because two systems must agree on it. `stage_day` makes it durable under a name that
 nobody reads and that contains its hash; once the manifest that names the hash is committed, `publish_day` renames it to
-`part.parquet`. Whoever dies between the two leaves a staged file that the next `publish_day` moves into place.
+`part.parquet` (`part.json`, the rules). Whoever dies between the two leaves a staged file that the next `publish_day`
+moves into place; until then whoever knows the hash from the manifest reads it under the staged name.
+
+The rules name the hashes of the other files, so a day says by itself whether its files belong together.
 """
 
 from __future__ import annotations
@@ -14,17 +17,22 @@ import hashlib
 import io
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, assert_never
 
 import polars as pl
 
 from stripemeter.errors import InvalidInput, InvariantBroken, Unavailable
-from stripemeter.metering.frames import ARCHIVED_EVENTS, COUNTERS
+from stripemeter.metering.aggregation import Counted
+from stripemeter.metering.day_rules import DayRules, read_day_rules, rules_of_day, write_day_rules
+from stripemeter.metering.frames import ARCHIVED_EVENTS, COUNTER_ITEMS, COUNTERS
+from stripemeter.metering.rulebook import Rulebook
 
+Kind = Literal["events", "counters", "counter_items", "rules"]
 PART = "part.parquet"
 ROW_GROUP_ROWS = 250_000
 """Stated, because the library's own choice may change with its version, and with it every byte."""
@@ -33,14 +41,33 @@ _TEMPORARY = ".tmp-"
 _STAGED = ".staged-"
 _EVENT_ORDER = ("tenant_id", "metric", "customer_ref", "ts", "seq")
 _COUNTER_ORDER = ("tenant_id", "customer_ref", "meter", "segment_start", "dimensions", "is_late")
+_ITEM_ORDER = (*_COUNTER_ORDER, "item")
+_PARTS: Mapping[Kind, str] = {"events": PART, "counters": PART, "counter_items": PART, "rules": "part.json"}
+"""Published names by kind, in the order of publishing: the rules last, because they vouch for the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayFiles:
-    """The sha256 of a day's two files, in hexadecimal."""
+    """The sha256 of a day's files, in hexadecimal; None for what a day archived by an earlier release has not."""
 
     events_sha256: str
     counters_sha256: str
+    items_sha256: str | None
+    rules_sha256: str | None
+
+    def of(self, kind: Kind) -> str | None:
+        """That of one kind."""
+        match kind:
+            case "events":
+                return self.events_sha256
+            case "counters":
+                return self.counters_sha256
+            case "counter_items":
+                return self.items_sha256
+            case "rules":
+                return self.rules_sha256
+            case _:
+                assert_never(kind)
 
 
 class Lake(Protocol):
@@ -138,21 +165,37 @@ def open_lake(location: str) -> LocalLake:
     return LocalLake(root=Path(location).expanduser().resolve())
 
 
-def stage_day(lake: Lake, day: date, *, events: pl.DataFrame, counters: pl.DataFrame) -> DayFiles:
-    """Make a day's files durable without publishing them. The same frames give the same bytes, whatever their order.
+def stage_day(lake: Lake, day: date, *, events: pl.DataFrame, counted: Counted, rulebook: Rulebook) -> DayFiles:
+    """Make a day's files durable without publishing them. The same day gives the same bytes, in any order.
 
     Args:
         lake: where.
         day: the UTC day all of them belong to.
         events: shape ARCHIVED_EVENTS.
-        counters: shape COUNTERS; its `day` is in the folder's name, not in the file.
+        counted: what they make by the rulebook; its `day` is in the folder's name, not in the files.
+        rulebook: the rules of every tenant in the frame; those that the day's events meet are kept.
     """
-    events_file = _to_parquet(ARCHIVED_EVENTS.validate(events).sort(_EVENT_ORDER))
-    counters_file = _to_parquet(COUNTERS.validate(counters).sort(_COUNTER_ORDER).drop("day"))
-    files = DayFiles(events_sha256=_sha256(events_file), counters_sha256=_sha256(counters_file))
-    lake.write(folder("events", day), f"{_STAGED}{files.events_sha256}", events_file)
-    lake.write(folder("counters", day), f"{_STAGED}{files.counters_sha256}", counters_file)
-    return files
+    contents: dict[Kind, bytes] = {
+        "events": _to_parquet(ARCHIVED_EVENTS.validate(events).sort(_EVENT_ORDER)),
+        "counters": _to_parquet(COUNTERS.validate(counted.counters).sort(_COUNTER_ORDER).drop("day")),
+        "counter_items": _to_parquet(COUNTER_ITEMS.validate(counted.items).sort(_ITEM_ORDER).drop("day")),
+    }
+    hashes = {kind: _sha256(content) for kind, content in contents.items()}
+    rules = DayRules(
+        day=day,
+        files={str(kind): digest for kind, digest in hashes.items()},
+        rulebook=rules_of_day(rulebook, events, day),
+    )
+    contents["rules"] = write_day_rules(rules)
+    hashes["rules"] = _sha256(contents["rules"])
+    for kind, content in contents.items():
+        lake.write(folder(kind, day), f"{_STAGED}{hashes[kind]}", content)
+    return DayFiles(
+        events_sha256=hashes["events"],
+        counters_sha256=hashes["counters"],
+        items_sha256=hashes["counter_items"],
+        rules_sha256=hashes["rules"],
+    )
 
 
 def publish_day(lake: Lake, day: date, files: DayFiles) -> None:
@@ -160,10 +203,10 @@ def publish_day(lake: Lake, day: date, files: DayFiles) -> None:
 
     The day must be locked and `files` be what its committed manifest says: every other staged file is then a leftover.
     """
-    for kind, sha256 in (("events", files.events_sha256), ("counters", files.counters_sha256)):
-        place = folder(kind, day)
-        if f"{_STAGED}{sha256}" in lake.names(place):
-            lake.rename(place, f"{_STAGED}{sha256}", PART)
+    for kind, part in _PARTS.items():
+        place, staged = folder(kind, day), f"{_STAGED}{files.of(kind)}"
+        if staged in lake.names(place):
+            lake.rename(place, staged, part)
         for name in lake.names(place):
             if name.startswith((_TEMPORARY, _STAGED)):
                 lake.delete(place, name)
@@ -188,18 +231,61 @@ def load_counters(lake: Lake, day: date, *, sha256: str | None = None) -> pl.Dat
     return COUNTERS.validate(frame.select(list(COUNTERS.columns)))
 
 
-def folder(kind: str, day: date) -> str:
-    """Where a day's file of a kind (`events`, `counters`) lies, below the lake's root."""
+def load_items(lake: Lake, day: date, *, sha256: str | None = None) -> pl.DataFrame:
+    """A day's counter items, shape COUNTER_ITEMS; with `sha256` only if the file has it.
+
+    Raises:
+        InvariantBroken: no file, or not the one asked for.
+    """
+    frame = _from_parquet(_load(lake, "counter_items", day, sha256)).with_columns(day=pl.lit(day))
+    return COUNTER_ITEMS.validate(frame.select(list(COUNTER_ITEMS.columns)))
+
+
+def load_rules(lake: Lake, day: date, *, sha256: str | None = None) -> DayRules:
+    """The rules a day was counted by; with `sha256` only if the file has it.
+
+    Raises:
+        InvariantBroken: no file, not the one asked for, or one of another day.
+    """
+    place = f"{folder('rules', day)}/{_PARTS['rules']}"
+    try:
+        rules = read_day_rules(_load(lake, "rules", day, sha256))
+    except InvalidInput as error:
+        raise InvariantBroken(f"{place} cannot be read: {error}") from error
+    if rules.day != day or set(rules.files) != set(_PARTS) - {"rules"}:
+        raise InvariantBroken(f"{place} is of {rules.day} and {sorted(rules.files)}: archive the day again")
+    return rules
+
+
+def require_files(lake: Lake, day: date, files: DayFiles) -> None:
+    """Nothing, when every file of a day is there with its hash.
+
+    Raises:
+        InvariantBroken: one is not; names it.
+    """
+    for kind in _PARTS:
+        sha256 = files.of(kind)
+        if sha256 is not None:
+            _load(lake, kind, day, sha256)
+
+
+def folder(kind: Kind, day: date) -> str:
+    """Where a day's file of a kind lies, below the lake's root."""
     return f"{kind}/month={day:%Y-%m}/day={day.isoformat()}"
 
 
-def _load(lake: Lake, kind: str, day: date, sha256: str | None) -> bytes:
-    content = lake.read(folder(kind, day), PART)
+def _load(lake: Lake, kind: Kind, day: date, sha256: str | None) -> bytes:
+    place, part = folder(kind, day), _PARTS[kind]
+    content = lake.read(place, part)
+    if content is not None and sha256 in (None, _sha256(content)):
+        return content
+    # Committed, and its archive has not published it yet: the name contains the hash.
+    staged = None if sha256 is None else lake.read(place, f"{_STAGED}{sha256}")
+    if staged is not None and _sha256(staged) == sha256:
+        return staged
     if content is None:
-        raise InvariantBroken(f"the lake has no {folder(kind, day)}/{PART}: archive the day again")
-    if sha256 is not None and _sha256(content) != sha256:
-        raise InvariantBroken(f"{folder(kind, day)}/{PART} is not the file that was archived: archive the day again")
-    return content
+        raise InvariantBroken(f"the lake has no {place}/{part}: archive the day again")
+    raise InvariantBroken(f"{place}/{part} is not the file that was archived: archive the day again")
 
 
 def _to_parquet(frame: pl.DataFrame) -> bytes:

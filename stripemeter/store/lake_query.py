@@ -6,18 +6,23 @@ Belongs here: opening DuckDB so that it sees the lake and nothing else, running 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 
 from stripemeter.errors import InvalidInput, NotFound
-from stripemeter.store.lake import PART, LocalLake
+from stripemeter.store.lake import PART, Kind, LocalLake
 from stripemeter.store.sql import load_queries, shipped
 
-VIEWS = ("events", "counters", "daily_usage")
-"""In the order they are made: the last reads the second."""
+VIEWS: Mapping[str, Kind] = {
+    "events": "events",
+    "counters": "counters",
+    "counter_items": "counter_items",
+    "daily_usage": "counters",
+}
+"""What files each reads, in the order they are made: the last reads another."""
 _READING = frozenset({duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN})
 
 
@@ -30,13 +35,15 @@ class Answer:
 
 
 def query_lake(lake: LocalLake, question: str) -> Answer:
-    """What DuckDB answers to one SQL statement over the views `events`, `counters` and `daily_usage`.
+    """What DuckDB answers to one SQL statement over the views `events`, `counters`, `counter_items` and `daily_usage`.
+
+    A lake of an earlier release has no `counter_items` until one of its days is archived again.
 
     Raises:
         InvalidInput: not exactly one statement that reads, or DuckDB refuses it.
         NotFound: nothing is archived yet.
     """
-    if next(lake.root.glob(f"events/*/*/{PART}"), None) is None:
+    if not _holds(lake, "events"):
         raise NotFound(f"nothing is archived in {lake.root}: run `stripemeter lake archive DAY`")
     with _open(lake) as connection:
         try:
@@ -55,8 +62,13 @@ def _open(lake: LocalLake) -> duckdb.DuckDBPyConnection:
     queries = load_queries("lake_query")
     connection.execute(queries["use_utc"])
     connection.execute(queries["point_at_lake"], [str(lake.root)])
-    for view in VIEWS:
-        connection.execute(shipped(f"sql/lake/{view}.sql").read_text(encoding="utf-8"))
+    for view, kind in VIEWS.items():
+        if _holds(lake, kind):  # DuckDB refuses a view of no files
+            connection.execute(shipped(f"sql/lake/{view}.sql").read_text(encoding="utf-8"))
     for name in ("allow_lake", "close_the_rest", "lock_settings"):
         connection.execute(queries[name])
     return connection
+
+
+def _holds(lake: LocalLake, kind: Kind) -> bool:
+    return next(lake.root.glob(f"{kind}/*/*/{PART}"), None) is not None

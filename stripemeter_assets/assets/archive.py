@@ -27,7 +27,7 @@ from stripemeter_assets.resources import LakeResource, PostgresResource
 def event_archive(
     context: dg.AssetExecutionContext, postgres: PostgresResource, lake: LakeResource
 ) -> dg.MaterializeResult[None]:
-    """The lake: a day's ledger and counters as one Parquet file each.
+    """The lake: a day's ledger, counters and their items as one Parquet file each, and the rules they follow.
 
     Closed days are archived every night, and again when late events changed them. The same day gives the same bytes; a
     range of days is one run, and each day of it is committed by itself.
