@@ -73,7 +73,9 @@ class AdjustmentStatement(_Closed):
     reason: GivenReason
     request_id: _Text | None = Field(default=None, description="A retry with the same is the same adjustment.")
     note: _Note | None = None
-    actor: _Actor = Field(default="api", description="Who asks; written into the audit.")
+    actor: _Actor | None = Field(
+        default=None, description="Who asks, for the record; absent: the header `x-actor`, else `api`."
+    )
 
 
 class DecisionStatement(_Closed):
@@ -81,7 +83,9 @@ class DecisionStatement(_Closed):
 
     tenant_id: _Text = Field(examples=["demo"])
     note: _Note | None = None
-    actor: _Actor = "api"
+    actor: _Actor | None = Field(
+        default=None, description="Who asks, for the record; absent: the header `x-actor`, else `api`."
+    )
 
 
 class TransitionRow(Document):

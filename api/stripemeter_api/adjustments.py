@@ -18,6 +18,7 @@ from stripemeter.pipeline import adjustments
 from stripemeter.pipeline.adjustments import Decision, PolicyChange
 from stripemeter.store.adjustments import Adjustment, NewAdjustment, Reason, Status, Transition
 from stripemeter_api import instruments
+from stripemeter_api.actors import ActorHeader, actor_of
 from stripemeter_api.adjustment_documents import (
     AdjustmentAnswer,
     AdjustmentPage,
@@ -96,9 +97,12 @@ def list_adjustments(  # noqa: PLR0913 - one argument per query parameter
     },
     tags=["adjustments"],
 )
-def create_adjustment(pool: Pool, max_delta: MaxAdjustmentDelta, body: AdjustmentStatement) -> JsonAnswer:
+def create_adjustment(
+    pool: Pool, max_delta: MaxAdjustmentDelta, body: AdjustmentStatement, x_actor: ActorHeader = None
+) -> JsonAnswer:
     """A pending correction of one UTC day (or month): it counts once it is approved."""
-    created, is_new = adjustments.create_adjustment(pool, _new(body), now=datetime.now(UTC), max_delta=max_delta)
+    new = _new(body, actor_of(body.actor, x_actor))
+    created, is_new = adjustments.create_adjustment(pool, new, now=datetime.now(UTC), max_delta=max_delta)
     if is_new:
         instruments.count_adjustment_created(created.reason)
     return JsonAnswer(_row(created), status_code=_CREATED if is_new else 200)
@@ -123,9 +127,15 @@ def read_adjustment(pool: Pool, id: UUID, tenant_id: TenantId) -> JsonAnswer:  #
     responses=_DECISION_PROBLEMS,
     tags=["adjustments"],
 )
-def approve(request: Request, pool: Pool, id: UUID, body: DecisionStatement) -> JsonAnswer:  # noqa: A002
+def approve(
+    request: Request,
+    pool: Pool,
+    id: UUID,  # noqa: A002
+    body: DecisionStatement,
+    x_actor: ActorHeader = None,
+) -> JsonAnswer:
     """Counts from now on: in usage, projections and the next push."""
-    return _decided(request, pool, id, body, "approved")
+    return _decided(request, pool, id, body, x_actor, "approved")
 
 
 @router.post(
@@ -135,9 +145,15 @@ def approve(request: Request, pool: Pool, id: UUID, body: DecisionStatement) -> 
     responses=_DECISION_PROBLEMS,
     tags=["adjustments"],
 )
-def reject(request: Request, pool: Pool, id: UUID, body: DecisionStatement) -> JsonAnswer:  # noqa: A002
+def reject(
+    request: Request,
+    pool: Pool,
+    id: UUID,  # noqa: A002
+    body: DecisionStatement,
+    x_actor: ActorHeader = None,
+) -> JsonAnswer:
     """Never counts."""
-    return _decided(request, pool, id, body, "rejected")
+    return _decided(request, pool, id, body, x_actor, "rejected")
 
 
 @router.post(
@@ -147,9 +163,15 @@ def reject(request: Request, pool: Pool, id: UUID, body: DecisionStatement) -> J
     responses=_DECISION_PROBLEMS,
     tags=["adjustments"],
 )
-def revert(request: Request, pool: Pool, id: UUID, body: DecisionStatement) -> JsonAnswer:  # noqa: A002
+def revert(
+    request: Request,
+    pool: Pool,
+    id: UUID,  # noqa: A002
+    body: DecisionStatement,
+    x_actor: ActorHeader = None,
+) -> JsonAnswer:
     """Takes an approval back: every number is what it was without it."""
-    return _decided(request, pool, id, body, "reverted")
+    return _decided(request, pool, id, body, x_actor, "reverted")
 
 
 @router.get("/policies", response_model=PolicyAnswer, responses=READ_PROBLEMS, tags=["policies"])
@@ -172,14 +194,19 @@ def put_policy(pool: Pool, body: PolicyStatement) -> JsonAnswer:
 
 
 def _decided(
-    request: Request, pool: Pool, adjustment_id: UUID, body: DecisionStatement, decision: Decision
+    request: Request,
+    pool: Pool,
+    adjustment_id: UUID,
+    body: DecisionStatement,
+    x_actor: str | None,
+    decision: Decision,
 ) -> JsonAnswer:
     decided = adjustments.decide(
         pool,
         body.tenant_id,
         adjustment_id,
         decision,
-        actor=body.actor,
+        actor=actor_of(body.actor, x_actor),
         now=datetime.now(UTC),
         request_id=request_id_of(request.scope),
         note=body.note,
@@ -190,7 +217,7 @@ def _decided(
     return JsonAnswer({"ok": True})
 
 
-def _new(body: AdjustmentStatement) -> NewAdjustment:
+def _new(body: AdjustmentStatement, actor: str) -> NewAdjustment:
     return NewAdjustment(
         tenant_id=body.tenant_id,
         metric=body.metric,
@@ -202,7 +229,7 @@ def _new(body: AdjustmentStatement) -> NewAdjustment:
         reason=body.reason,
         request_id=body.request_id,
         note=body.note,
-        actor=body.actor,
+        actor=actor,
     )
 
 

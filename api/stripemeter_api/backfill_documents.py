@@ -49,7 +49,9 @@ class BackfillStatement(_Closed):
         default=None, description="Last UTC day, included; later rows are skipped. Absent: that of the start."
     )
     reason: _Reason
-    actor: _Actor = Field(default="api", description="Who asks, for the record.")
+    actor: _Actor | None = Field(
+        default=None, description="Who asks, for the record; absent: the header `x-actor`, else `api`."
+    )
     events: _Events | None = Field(
         default=None,
         description="Rows as JSON objects: members as in `POST /v1/events/ingest`, those above may be left out; "
@@ -87,7 +89,9 @@ class RevertStatement(_Closed):
 
     tenant_id: _Tenant
     reason: _Reason
-    actor: _Actor = "api"
+    actor: _Actor | None = Field(
+        default=None, description="Who asks, for the record; absent: the header `x-actor`, else `api`."
+    )
 
 
 class BackfillRow(Document):

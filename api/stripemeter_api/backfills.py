@@ -28,6 +28,7 @@ from stripemeter.pipeline.request_backfill import (
 from stripemeter.pipeline.revert import revert_within
 from stripemeter.runtime.settings import Settings
 from stripemeter.store.backfills import Backfill
+from stripemeter_api.actors import ActorHeader, actor_of
 from stripemeter_api.answers import JsonAnswer, instant
 from stripemeter_api.backfill_documents import (
     BackfillAccepted,
@@ -107,9 +108,11 @@ OptionalTenantId = Annotated[
     },
     summary="Load old usage",
 )
-def create_backfill(pool: Pool, limits: Limits, bounds: Bounds, body: BackfillStatement) -> JsonAnswer:
+def create_backfill(
+    pool: Pool, limits: Limits, bounds: Bounds, body: BackfillStatement, x_actor: ActorHeader = None
+) -> JsonAnswer:
     """Answered when the operation is on disk; it is run within a minute. Every row comes to one of five outcomes."""
-    new = new_backfill(_asked(body), max_events=bounds.max_events)
+    new = new_backfill(_asked(body, actor_of(body.actor, x_actor)), max_events=bounds.max_events)
     if new.source_size > bounds.payload_bytes:
         raise HTTPException(TOO_LARGE)
     operation_id = record_backfill(pool, new, limits=limits, now=datetime.now(UTC))
@@ -176,6 +179,7 @@ def revert(
     bounds: Bounds,
     id: UUID,  # noqa: A002 - the path's name
     body: RevertStatement,
+    x_actor: ActorHeader = None,
 ) -> JsonAnswer:
     """Voids every event it stored. `revertedAt` is null while a large one goes on; asking again is harmless."""
     done = revert_within(
@@ -183,15 +187,16 @@ def revert(
         id,
         tenant_id=body.tenant_id,
         reason=body.reason,
-        actor=body.actor,
+        actor=actor_of(body.actor, x_actor),
         clock=lambda: datetime.now(UTC),
         budget_seconds=REVERT_SECONDS,
     )
     return JsonAnswer(_answer(done, bounds.home))
 
 
-def _asked(body: BackfillStatement) -> BackfillRequest:
-    return BackfillRequest(**{name: getattr(body, name) for name in BackfillRequest.__dataclass_fields__})
+def _asked(body: BackfillStatement, actor: str) -> BackfillRequest:
+    said = {name: getattr(body, name) for name in BackfillRequest.__dataclass_fields__}
+    return BackfillRequest(**{**said, "actor": actor})
 
 
 def _after(cursor: str, listing: tuple[object, ...]) -> tuple[datetime, UUID]:

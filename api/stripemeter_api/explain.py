@@ -138,6 +138,7 @@ def _explained(found: ExplainedEvent) -> dict[str, Any]:
             "voidedAt": instant(event.voided_at),
             "reason": event.void_reason,
             "actor": event.void_actor,
+            "requestId": event.void_request_id,
             "replacedBy": event.replacement_key,
         },
         "readings": [_reading(reading, event) for reading in found.readings],

@@ -41,6 +41,7 @@ class ExplainedVoid(Document):
     voided_at: datetime
     reason: str
     actor: str
+    request_id: str | None = Field(description="Of the HTTP request that voided it; null: not one.")
     replaced_by: str | None = Field(description="Idempotency key of the event in its place.")
 
 

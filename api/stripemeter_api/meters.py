@@ -16,6 +16,7 @@ from stripemeter.metering.meters import meter_document
 from stripemeter.pipeline import meters
 from stripemeter.pipeline.meters import MeterChange
 from stripemeter.store.meters import RecordedVersion
+from stripemeter_api.actors import ActorHeader, actor_of
 from stripemeter_api.answers import JsonAnswer, instant
 from stripemeter_api.documents import Problem
 from stripemeter_api.errors import READ_PROBLEMS
@@ -32,7 +33,6 @@ from stripemeter_api.meter_documents import (
 from stripemeter_api.parameters import TenantId, Text
 from stripemeter_api.state import Pool
 
-ACTOR = "api"
 _METER = "/{name}"
 PathName = Annotated[Text, Path(min_length=1, max_length=100, description="The meter.", examples=["pro_calls"])]
 _not_found: dict[str, Any] = {"model": Problem, "description": "There is no such meter."}
@@ -70,14 +70,14 @@ def list_meters(
     responses={**READ_PROBLEMS, 409: {"model": Problem, "description": "There is such a meter."}},
     summary="Create a meter",
 )
-def create_meter(pool: Pool, body: NewMeterStatement) -> JsonAnswer:
+def create_meter(pool: Pool, body: NewMeterStatement, x_actor: ActorHeader = None) -> JsonAnswer:
     """Counts all of history unless `effectiveFrom` says otherwise; a deleted meter may be created again."""
     change = meters.create_meter(
         pool,
         body.tenant_id,
         _definition(body),
         effective_on=body.effective_from,
-        actor=ACTOR,
+        actor=actor_of(None, x_actor),
         expected_version=body.expected_version,
         now=datetime.now(UTC),
     )
@@ -101,14 +101,14 @@ def read_meter(pool: Pool, name: PathName, tenant_id: TenantId) -> JsonAnswer:
     responses={**READ_PROBLEMS, 201: _created, 409: _conflict},
     summary="Say what a meter counts",
 )
-def put_meter(pool: Pool, name: PathName, body: MeterStatement) -> JsonAnswer:
+def put_meter(pool: Pool, name: PathName, body: MeterStatement, x_actor: ActorHeader = None) -> JsonAnswer:
     """The whole definition; what is absent has its default. Saying the same again changes nothing."""
     change = meters.put_meter(
         pool,
         body.tenant_id,
         {**_definition(body), "name": _same_name(body, name)},
         effective_on=body.effective_from,
-        actor=ACTOR,
+        actor=actor_of(None, x_actor),
         expected_version=body.expected_version,
         now=datetime.now(UTC),
     )
@@ -132,6 +132,7 @@ def delete_meter(
         int | None,
         Query(alias="expectedVersion", ge=1, le=MAX_VERSION, description="409 when another version is the newest."),
     ] = None,
+    x_actor: ActorHeader = None,
 ) -> JsonAnswer:
     """Makes a version that counts nothing; the days before keep what it counted."""
     change = meters.delete_meter(
@@ -139,7 +140,7 @@ def delete_meter(
         tenant_id,
         name,
         effective_on=effective_from,
-        actor=ACTOR,
+        actor=actor_of(None, x_actor),
         expected_version=expected_version,
         now=datetime.now(UTC),
     )

@@ -46,7 +46,7 @@ class VoidRequest(Document):
     idempotency_key: Annotated[Text, Field(min_length=1, max_length=MAX_TEXT, examples=["evt-1"])]
     reason: Annotated[Text, Field(min_length=1, max_length=500, examples=["sent twice under two keys"])]
     actor: Annotated[Text, Field(min_length=1, max_length=MAX_TEXT)] | None = Field(
-        None, description="Who asks for it, for the record; absent: `api`."
+        None, description="Who asks, for the record; absent: the header `x-actor`, else `api`."
     )
     replacement: SkipValidation[ReplacementEvent | None] = Field(
         None, description="What counts in its place: stored in the same transaction, or nothing happens."

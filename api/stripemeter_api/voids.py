@@ -8,18 +8,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from stripemeter.metering.replacements import parse_replacement
 from stripemeter.pipeline.void import VoidedEvent, void_event
+from stripemeter_api.actors import ActorHeader, actor_of
 from stripemeter_api.answers import JsonAnswer, instant
 from stripemeter_api.documents import Problem
 from stripemeter_api.errors import READ_PROBLEMS
 from stripemeter_api.exact_bodies import ExactBodyRoute
+from stripemeter_api.request_ids import request_id_of
 from stripemeter_api.state import Limits, Pool
 from stripemeter_api.void_documents import VoidAnswer, VoidRequest
 
-ACTOR = "api"
 _problems: dict[int | str, dict[str, Any]] = {
     **READ_PROBLEMS,
     404: {"model": Problem, "description": "The tenant sent no event under this key."},
@@ -40,7 +41,7 @@ router = APIRouter(prefix="/v1/events", tags=["events"], route_class=ExactBodyRo
     responses=_problems,
     summary="Void an event, and replace it",
 )
-def void(pool: Pool, limits: Limits, body: VoidRequest) -> JsonAnswer:
+def void(request: Request, pool: Pool, limits: Limits, body: VoidRequest, x_actor: ActorHeader = None) -> JsonAnswer:
     """The event stays in the ledger and counts nowhere; its key stays taken. Doing it again changes nothing."""
     now = datetime.now(UTC)
     replacement = None
@@ -53,8 +54,9 @@ def void(pool: Pool, limits: Limits, body: VoidRequest) -> JsonAnswer:
         body.tenant_id,
         body.idempotency_key,
         reason=body.reason,
-        actor=body.actor or ACTOR,
+        actor=actor_of(body.actor, x_actor),
         now=now,
+        request_id=request_id_of(request.scope),
         replacement=replacement,
     )
     return JsonAnswer(_answer(voided))

@@ -35,6 +35,7 @@ select
     void.voided_at,
     void.reason as void_reason,
     void.actor as void_actor,
+    void.request_id as void_request_id,
     void.replacement_key
 from events as event
 left join adjustments as late on event.seq = late.event_seq
@@ -86,6 +87,7 @@ select
     void.voided_at,
     void.reason as void_reason,
     void.actor as void_actor,
+    void.request_id as void_request_id,
     void.replacement_key
 from page as event
 left join adjustments as late on event.seq = late.event_seq
@@ -191,6 +193,7 @@ select
     void.voided_at,
     void.reason as void_reason,
     void.actor as void_actor,
+    void.request_id as void_request_id,
     void.replacement_key
 from (select %(seq)s::bigint as seq) as event
 left join adjustments as late on event.seq = late.event_seq

@@ -53,6 +53,7 @@ returning seq;
 select
     reason,
     actor,
+    request_id,
     replacement_key,
     voided_at
 from event_voids

@@ -54,6 +54,7 @@ class StoredEvent:
     voided_at: datetime | None
     void_reason: str | None
     void_actor: str | None
+    void_request_id: str | None
     replacement_key: str | None
 
 
@@ -229,7 +230,15 @@ def _archived(tx: Tx, row: Mapping[str, Any]) -> StoredEvent:
     fate = tx.execute(_Q["load_fate"], {"seq": row["seq"]}).fetchone() or ()
     own = {name: row[name] for name in StoredEvent.__dataclass_fields__ if name in row}
     backfill_id = None if row["backfill_id"] is None else UUID(row["backfill_id"])
-    names = ("adjustment_id", "late_status", "voided_at", "void_reason", "void_actor", "replacement_key")
+    names = (
+        "adjustment_id",
+        "late_status",
+        "voided_at",
+        "void_reason",
+        "void_actor",
+        "void_request_id",
+        "replacement_key",
+    )
     rest = dict(zip(names, fate, strict=True))
     return StoredEvent(**{**own, **rest, "backfill_id": backfill_id, "batch": None, "is_folded": True})
 

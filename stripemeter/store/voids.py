@@ -35,10 +35,11 @@ _PLACE = tuple(LedgerEvent.__dataclass_fields__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventVoid:
-    """Why an event counts nowhere any more."""
+    """Why an event counts nowhere any more; `request_id` of the HTTP request that did it."""
 
     reason: str
     actor: str
+    request_id: str | None
     replacement_key: str | None
     voided_at: datetime
 
