@@ -21,7 +21,10 @@ from stripemeter_api.state import Pool
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     **READ_PROBLEMS,
-    409: {"model": Problem, "description": "Events were folded since the watermark."},
+    409: {
+        "model": Problem,
+        "description": "The days come to something else than under the watermark; nothing changed.",
+    },
 }
 router = APIRouter(prefix="/v1", tags=["replay"])
 

@@ -68,7 +68,8 @@ class ReplayStatement(Document):
         default=None, description="That of the page before; with it, since and until as it answered them."
     )
     watermark: Annotated[Text, Field(min_length=1, max_length=30, pattern="^[0-9]+$")] | None = Field(
-        default=None, description="That of a dry run: 409 when events were folded since."
+        default=None,
+        description="That of a dry run of this page: 409 when the days come to something else now; nothing changed.",
     )
 
 
@@ -107,6 +108,6 @@ class ReplayAnswer(Document):
     time_range: TimeRange
     changes: dict[str, ReplayChange]
     cursor: str | None = Field(description="Null: done.")
-    watermark: str
+    watermark: str = Field(description="Of what the tenant's events make of the page's days.")
     applied: bool
     summary: ReplaySummary

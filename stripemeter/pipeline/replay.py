@@ -5,12 +5,16 @@ Belongs here: comparing a day with what its ledger makes, page by page. Does not
 
 A dry run and an apply compare by the same code under the same lock, so the one says exactly what the other does. The
 days are whole ones: counters know no smaller unit.
+
+A page is applied wholly or not at all. Its watermark is a digest of what the ledger makes of the tenant's days, which
+is what applying leads to: other tenants, other days and what is not folded yet do not change it, nor does applying.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Context, Decimal
@@ -62,7 +66,7 @@ class MetricChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """One page. `next_day`: where to go on; None: done. `watermark`: the fold's cursor the page saw.
+    """One page. `next_day`: where to go on; None: done. `watermark`: of what its days come to, digits.
 
     `withheld_late` late events of the window count nowhere, before and after; `pending_late` of them wait for somebody.
     """
@@ -102,35 +106,34 @@ def replay(  # noqa: PLR0913 - the contract's members
         now: written into the audit.
         metrics: always reported, with or without changes; whatever else changes is reported too.
         next_day: where the page before ended.
-        watermark: what a dry run answered: refused when something was folded since, so that what is applied is what
-            was shown.
+        watermark: what a dry run of the page answered: refused when its days come to something else now, so that what
+            is applied is what was shown.
         max_days: bound of the page.
 
     Raises:
         InvalidInput: `until` is not after `since`.
-        Conflict: something was folded since the watermark; what earlier days of this page changed stays.
-        Unavailable: Postgres does not answer; each day is replayed or not.
+        Conflict: the days come to something else than under the watermark; nothing changed.
+        Unavailable: Postgres does not answer; nothing changed.
     """
     if until <= since:
         raise InvalidInput("until must be after since", field="until")
     first = next_day or day_of(since)
     last = min(day_of(until - timedelta(microseconds=1)), day_of(now) + timedelta(days=1))
     page = [first + timedelta(days=offset) for offset in range(min(max_days, (last - first).days + 1))]
-    tally = _Tally(metrics or ())
-    with transaction(pool) as tx:
-        seen = str(ledger.load_cursor(tx))
-    for day in page:
+    tally = _Tally(tenant_id, metrics or ())
+    if mode == "dry-run":
+        for day in page:
+            with transaction(pool) as tx:
+                counters.lock_days(tx, [day])
+                _replay_day(tx, tenant_id, day, (since, until), tally)
+        _check_watermark(watermark, tally)
+    else:
         with transaction(pool) as tx:
-            counters.lock_days(tx, [day])
-            seen = str(ledger.load_cursor(tx))
-            if watermark is not None and watermark != seen:
-                raise Conflict("events were folded since this watermark: ask for a dry run again")
-            _replay_day(tx, tenant_id, day, (since, until), tally)
-            if mode == "apply":
-                tx.execute(
-                    _Q["absorb_tenant_day"], {"tenant_id": tenant_id, "day": day, "now": now, "actor": RECOUNT_ACTOR}
-                )
-                recount_slice(tx, day, tenant_id=tenant_id)
+            counters.lock_days(tx, page)
+            for day in page:
+                _replay_day(tx, tenant_id, day, (since, until), tally)
+                _apply_day(tx, tenant_id, day, now)
+            _check_watermark(watermark, tally)
     return Replayed(
         changes=tally.changes(),
         days=len(page),
@@ -138,14 +141,28 @@ def replay(  # noqa: PLR0913 - the contract's members
         withheld_late=tally.withheld_late,
         pending_late=tally.pending_late,
         next_day=page[-1] + timedelta(days=1) if page and page[-1] < last else None,
-        watermark=seen,
+        watermark=tally.watermark(),
     )
+
+
+def _check_watermark(watermark: str | None, tally: _Tally) -> None:
+    if watermark is not None and watermark != tally.watermark():
+        raise Conflict(
+            "what the tenant's events make of these days has changed since this watermark, or it is another page's: "
+            "ask for a dry run again"
+        )
+
+
+def _apply_day(tx: Tx, tenant_id: str, day: date, now: datetime) -> None:
+    tx.execute(_Q["absorb_tenant_day"], {"tenant_id": tenant_id, "day": day, "now": now, "actor": RECOUNT_ACTOR})
+    recount_slice(tx, day, tenant_id=tenant_id)
 
 
 class _Tally:
     """What the days of a page add up to, by metric or meter."""
 
-    def __init__(self, metrics: Collection[str]) -> None:
+    def __init__(self, tenant_id: str, metrics: Collection[str]) -> None:
+        self._seal = hashlib.blake2b(tenant_id.encode(), digest_size=12)
         self._found: defaultdict[str, int] = defaultdict(int, dict.fromkeys(metrics, 0))
         self._late: defaultdict[str, int] = defaultdict(int)
         self._delta: defaultdict[str, Decimal] = defaultdict(Decimal)
@@ -154,6 +171,15 @@ class _Tally:
         self.changed_counters = 0
         self.withheld_late = 0
         self.pending_late = 0
+
+    def seal(self, day: date, expected: Mapping[_Key, tuple[Any, ...]]) -> None:
+        """What a day comes to: every counter the ledger makes of it."""
+        states = sorted(repr((key, *state[:-1], sorted((state[-1] or {}).items()))) for key, state in expected.items())
+        self._seal.update(repr((day, states)).encode())
+
+    def watermark(self) -> str:
+        """A digest of what the days come to."""
+        return str(int.from_bytes(self._seal.digest()))
 
     def see(self, metric: str, events: int, late: int) -> None:
         """Events of the window that count."""
@@ -198,6 +224,7 @@ def _replay_day(tx: Tx, tenant_id: str, day: date, window: tuple[datetime, datet
         tally.withhold(withheld, pending)
     absorbed = events.with_columns(is_late=pl.lit(value=False))
     expected = _states(aggregate(read_meters(absorbed, load_rulebook(tx, [tenant_id]))))
+    tally.seal(day, expected)
     items = _items(tx.execute(_Q["load_tenant_items"], scope))
     stored = {
         key: (*row[5:], items.get(key))

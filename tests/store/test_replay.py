@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from psycopg_pool import ConnectionPool
@@ -12,8 +13,9 @@ from stripemeter.errors import Conflict, InvalidInput
 from stripemeter.pipeline.fold import fold
 from stripemeter.pipeline.meters import put_meter
 from stripemeter.pipeline.prove import counters_equal_ledger
+from stripemeter.pipeline.recount import recount_slice
 from stripemeter.pipeline.replay import Mode, Replayed, replay
-from stripemeter.store.postgres import transaction
+from stripemeter.store.postgres import Tx, transaction
 from tests.laws.worlds import NOW, Fact, ingest_into, stored_counters
 
 LATE = NOW - timedelta(days=5)
@@ -117,7 +119,7 @@ def test_the_end_of_time_is_an_empty_page(pool: ConnectionPool, broken: None) ->
     end = NOW.replace(year=9999, month=12, day=31)
     page = replay(pool, "acme", since=end - timedelta(days=2), until=end, mode="apply", now=NOW)
     assert (page.days, page.next_day, page.changes) == (0, None, {})
-    assert page.watermark == run(pool, "dry-run").watermark
+    assert page.watermark.isdigit()
     reaching = replay(pool, "acme", since=NOW, until=end, mode="dry-run", now=NOW)
     assert (reaching.days, reaching.next_day) == (2, None)
     first = replay(pool, "acme", since=NOW.replace(year=1, month=1, day=1), until=end, mode="dry-run", now=NOW)
@@ -158,6 +160,53 @@ def test_a_watermark_refuses_what_was_not_shown(pool: ConnectionPool, database_u
         run(pool, "apply", watermark=watermark)
     assert stored_counters(pool, ["acme"]) == before
     assert run(pool, "apply", watermark=run(pool, "dry-run").watermark).changed_counters > 0
+
+
+def test_a_watermark_is_of_the_tenant_and_the_days_alone(pool: ConnectionPool, database_url: str, broken: None) -> None:
+    """Folds of another tenant and of another day do not spoil it, nor does applying: a retry is accepted."""
+    watermark = run(pool, "dry-run").watermark
+    with ingest_into(database_url) as ingest:
+        ingest.accept([Fact(key="theirs", tenant="other", ts=LATE), Fact(key="before", ts=NOW - timedelta(days=20))])
+        fold(pool, now=NOW)
+        ingest.accept([Fact(key="unfolded", ts=LATE)])
+    done = run(pool, "apply", watermark=watermark)
+    assert (done.watermark, done.changed_counters > 0) == (watermark, True)
+    assert run(pool, "apply", watermark=watermark).changed_counters == 0
+    with pytest.raises(Conflict):
+        run(pool, "apply", watermark=watermark, max_days=3)  # another page
+
+
+def test_a_rule_that_changed_spoils_a_watermark(pool: ConnectionPool, broken: None) -> None:
+    """The days would come to something else than was shown."""
+    watermark = run(pool, "dry-run").watermark
+    put_meter(
+        pool, "acme", {"name": "api_calls", "aggregation": "max", "value": 1}, effective_on=None, actor="ann",
+        expected_version=None, now=NOW, recount_seconds=0,
+    )  # fmt: skip
+    with pytest.raises(Conflict):
+        run(pool, "apply", watermark=watermark)
+
+
+def test_a_page_is_applied_wholly_or_not_at_all(
+    pool: ConnectionPool, broken: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stops its last day, the days before stay as they were, and the same page can be applied again."""
+    told = run(pool, "dry-run")
+    before = stored_counters(pool, ["acme"])
+
+    def stop(tx: Tx, day: date, **scope: Any) -> int:  # noqa: ANN401 - passed on
+        if day == NOW.date():
+            raise RuntimeError("power cut")
+        return recount_slice(tx, day, **scope)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stripemeter.pipeline.replay.recount_slice", stop)
+        with pytest.raises(RuntimeError):
+            run(pool, "apply", watermark=told.watermark)
+    assert stored_counters(pool, ["acme"]) == before
+    with transaction(pool) as tx:
+        assert tx.execute("select status from adjustments").fetchall() == [("approved",)]
+    assert run(pool, "apply", watermark=told.watermark) == told
 
 
 def test_an_empty_range_is_refused(pool: ConnectionPool) -> None:
