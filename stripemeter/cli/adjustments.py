@@ -96,6 +96,9 @@ def create(
             f"--delta must be a decimal of at most 26 digits and 12 decimals, not {delta!r}", field="--delta"
         )
     on = parse_day(day, field="--day")
+    said = (("--tenant", tenant, 255), ("--metric", metric, 100), ("--customer", customer, 255))
+    for option, text, most in (*said, ("--request-id", request_id, 255), ("--note", note, 1000)):
+        _check_text(text, option, most)
     new = NewAdjustment(
         tenant_id=tenant,
         metric=metric,
@@ -144,9 +147,16 @@ def _decide(adjustment_id: UUID, tenant: str, note: str | None, decision: Decisi
     from stripemeter.cli.counters import database_pool
     from stripemeter.pipeline.adjustments import decide
 
+    _check_text(note, "--note", 1000)
     with database_pool() as pool:
         decided = decide(pool, tenant, adjustment_id, decision, actor=_actor(), now=datetime.now(UTC), note=note)
     typer.echo(_line(decided.adjustment) + ("  (it was before)" if decided.was_so_before else ""))
+
+
+def _check_text(text: str | None, option: str, most: int) -> None:
+    """The bounds of the same members over HTTP."""
+    if text is not None and not 1 <= len(text) <= most:
+        raise InvalidInput(f"{option} must have 1 to {most} characters, not {len(text)}", field=option)
 
 
 def _actor() -> str:
