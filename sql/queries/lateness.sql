@@ -58,7 +58,8 @@ where tenant_id = any(%(tenants)s::text[])
 order by tenant_id, meter, mode = 'live' desc, mode = 'shadow' desc, created_at desc, id;
 
 -- name: insert_late_adjustments
--- One adjustment per late event, with its first audit row; an event has at most one, for ever.
+-- One adjustment per late event, with its first audit row; an event has at most one, for ever. The customer is the one
+-- that the event's reference meant when it was judged: aliases change under the cursor's lock alone.
 with created as (
     insert into adjustments (
         id, tenant_id, metric, customer_ref, period, day, effective_at, delta, reason, status, actor, created_at,
@@ -66,12 +67,12 @@ with created as (
     )
     select
         gen_random_uuid(),
-        late.tenant_id,
-        late.metric,
-        late.customer_ref,
+        event.tenant_id,
+        event.metric,
+        coalesce(alias.customer_ref, event.customer_ref),
         'day',
-        (late.ts at time zone 'UTC')::date,
-        late.ts,
+        (event.ts at time zone 'UTC')::date,
+        event.ts,
         late.delta::numeric,
         'late_event',
         late.status,
@@ -80,16 +81,13 @@ with created as (
         %(now)s,
         late.seq,
         event.idempotency_key
-    from
-        unnest(
-            %(tenants)s::text[], %(customers)s::text[], %(metrics)s::text[], %(instants)s::timestamptz[],
-            %(deltas)s::text[], %(statuses)s::text[], %(seqs)s::bigint[]
-        ) as late (tenant_id, customer_ref, metric, ts, delta, status, seq)
-    left join events as event
-        on
-            late.seq = event.seq
-            and event.xid >= %(lower)s::xid8
-            and event.xid < %(upper)s::xid8
+    from unnest(%(deltas)s::text[], %(statuses)s::text[], %(seqs)s::bigint[]) as late (delta, status, seq)
+    inner join events as event on late.seq = event.seq
+    left join customer_aliases as alias
+        on event.tenant_id = alias.tenant_id and event.customer_ref = alias.alias_ref
+    where
+        event.xid >= %(lower)s::xid8
+        and event.xid < %(upper)s::xid8
     returning id, tenant_id, status
 )
 

@@ -52,21 +52,26 @@ def candidates(events: pl.DataFrame, rulebook: Rulebook, *, now: datetime) -> pl
 
 
 def late_events(possible: pl.DataFrame, rulebook: Rulebook, watermarks: Mapping[Track, datetime]) -> pl.DataFrame:
-    """Of the candidates, those further behind their watermark than their window; a track without watermark has none."""
+    """Of the candidates, those further behind their watermark than their window, with `own_ref`: whose usage each is.
+
+    A track without watermark has none. In ledger order.
+    """
     if possible.is_empty() or not watermarks:
-        return possible.clear()
+        return possible.clear().with_columns(own_ref=pl.lit("", pl.String))
     limits = [
         (*track, watermark - rulebook.of(track[0]).window_of(track[2])) for track, watermark in watermarks.items()
     ]
-    schema = {"tenant_id": pl.String(), "own_ref": pl.String(), "metric": pl.String(), "limit": INSTANT}
-    own = pl.struct("tenant_id", "customer_ref").map_elements(
-        lambda row: rulebook.of(row["tenant_id"]).customer_of(row["customer_ref"]), return_dtype=pl.String
-    )
+    limit_schema = {"tenant_id": pl.String(), "own_ref": pl.String(), "metric": pl.String(), "limit": INSTANT}
+    refs = [
+        (tenant, ref, rulebook.of(tenant).customer_of(ref))
+        for tenant, ref in possible.select("tenant_id", "customer_ref").unique().iter_rows()
+    ]
+    own = pl.DataFrame(refs, schema=dict.fromkeys(("tenant_id", "customer_ref", "own_ref"), pl.String()), orient="row")
     return (
-        possible.with_columns(own_ref=own)
-        .join(pl.DataFrame(limits, schema=schema, orient="row"), on=["tenant_id", "own_ref", "metric"], how="inner")
+        possible.join(own, on=["tenant_id", "customer_ref"], how="inner")
+        .join(pl.DataFrame(limits, schema=limit_schema, orient="row"), on=["tenant_id", "own_ref", "metric"])
         .filter(pl.col("ts") < pl.col("limit"))
-        .select(possible.columns)
+        .drop("limit")
         .sort("seq")
     )
 

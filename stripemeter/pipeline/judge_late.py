@@ -5,17 +5,17 @@ Belongs here: asking the store and applying `metering.lateness`, in the order of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import NamedTuple
 
 import polars as pl
 
 from stripemeter.metering.days import day_of
 from stripemeter.metering.lateness import (
     STANDING_AGGREGATIONS,
+    LateStatus,
     Track,
     candidates,
     late_delta,
@@ -44,80 +44,78 @@ def judge(tx: Tx, events: pl.DataFrame, rulebook: Rulebook, *, now: datetime) ->
     late = late_events(possible, rulebook, load_watermarks(tx, tracks))
     if late.is_empty():
         return []
-    found = _find(late, rulebook, load_aggregations(tx, late["tenant_id"].unique().to_list()))
+    mapped = load_aggregations(tx, late["tenant_id"].unique().to_list())
+    found = list(_find(late, rulebook, mapped, now=now))
     standing = load_standing(tx, {each.place for each in found if each.aggregation in STANDING_AGGREGATIONS})
     judged: list[LateEvent] = []
     for each in found:
-        tenant, customer, metric, _, _ = each.place
-        status = late_status(rulebook.of(tenant).policy, each.segment, now=now)
         delta: Decimal | None = Decimal(0)
         if each.quantity is not None:
-            delta, after = late_delta(standing.get(each.place), each.aggregation, each.quantity, (each.ts, each.seq))
-            if status == "approved" and each.aggregation in STANDING_AGGREGATIONS:
+            before = standing.get(each.place)
+            delta, after = late_delta(before, each.aggregation, each.quantity, (each.ts, each.seq))
+            if each.status == "approved" and each.aggregation in STANDING_AGGREGATIONS:
                 standing[each.place] = after
-        judged.append(
-            LateEvent(
-                tenant_id=tenant,
-                customer_ref=customer,
-                metric=metric,
-                ts=each.ts,
-                seq=each.seq,
-                delta=delta,
-                status=status,
-            )
-        )
+        judged.append(LateEvent(seq=each.seq, delta=delta, status=each.status))
     return judged
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
+class _Found(NamedTuple):
     """Where a late event's usage lies, and what the meter of the metric's own name reads of it (None: nothing)."""
 
     place: Place
-    segment: Segment
+    status: LateStatus
     aggregation: str
     quantity: Decimal | None
     ts: datetime
     seq: int
 
 
-def _find(late: pl.DataFrame, rulebook: Rulebook, mapped: Mapping[tuple[str, str], str]) -> list[_Found]:
+def _find(
+    late: pl.DataFrame, rulebook: Rulebook, mapped: Mapping[tuple[str, str], str], *, now: datetime
+) -> Iterator[_Found]:
     """The late events in their order. Rules are asked once per track and day: there are few of those, and many rows."""
-    segments: dict[Track, Segment] = {}
+    segments: dict[Track, tuple[Segment, LateStatus]] = {}
     definitions: dict[tuple[str, str, date], MeterDefinition | None] = {}
-    found: list[_Found] = []
-    for row in late.iter_rows(named=True):
-        tenant, metric, ts = row["tenant_id"], row["metric"], row["ts"]
+    for row in late.select(*_ASKED).iter_rows():
+        tenant, own_ref, metric, ts, seq, quantity, *read = row
         rules = rulebook.of(tenant)
-        track = tenant, rules.customer_of(row["customer_ref"]), metric
-        segment = segments.get(track)
-        if segment is None or not segment.start <= ts < segment.end:
-            segment = segments[track] = rules.segment_of(track[1], metric, ts)
+        track = tenant, own_ref, metric
+        known = segments.get(track)
+        if known is None or not known[0].start <= ts < known[0].end:
+            segment = rules.segment_of(own_ref, metric, ts)
+            known = segments[track] = segment, late_status(rules.policy, segment, now=now)
         day = day_of(ts)
         named = tenant, metric, day
         if named not in definitions:
             definitions[named] = rules.meter_on(metric, day)
         definition = definitions[named]
-        found.append(
-            _Found(
-                place=(*track, day, segment.start),
-                segment=segment,
-                aggregation=mapped.get(named[:2], "sum") if definition is None else definition.aggregation,
-                quantity=row["quantity"] if definition is None else _read(definition, row),
-                ts=ts,
-                seq=row["seq"],
-            )
+        yield _Found(
+            place=(tenant, own_ref, metric, day, known[0].start),
+            status=known[1],
+            aggregation=mapped.get((tenant, metric), "sum") if definition is None else definition.aggregation,
+            quantity=quantity if definition is None else _read(definition, metric, quantity, *read),
+            ts=ts,
+            seq=seq,
         )
-    return found
 
 
-def _read(definition: MeterDefinition, row: Mapping[str, Any]) -> Decimal | None:
+_ASKED = ("tenant_id", "own_ref", "metric", "ts", "seq", "quantity", "resource_id", "source", "meta")
+
+
+def _read(
+    definition: MeterDefinition,
+    metric: str,
+    quantity: Decimal,
+    resource_id: str | None,
+    source: str | None,
+    meta: str | None,
+) -> Decimal | None:
     reading = read_event(
         definition,
-        metric=row["metric"],
-        quantity=row["quantity"],
-        resource_id=row["resource_id"],
-        source=row["source"] or "",
-        meta=decode_meta(row["meta"]),
+        metric=metric,
+        quantity=quantity,
+        resource_id=resource_id,
+        source=source or "",
+        meta=decode_meta(meta),
     )
     return reading.quantity if isinstance(reading, Reading) else None

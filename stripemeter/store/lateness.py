@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 
+from stripemeter.errors import InvariantBroken
 from stripemeter.metering.lateness import LateStatus, Standing, Track
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
@@ -25,12 +26,8 @@ Place = tuple[str, str, str, date, datetime]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LateEvent:
-    """A folded event that was too late to be counted like any other."""
+    """A folded event that was too late to be counted like any other, by its `seq`."""
 
-    tenant_id: str
-    customer_ref: str
-    metric: str
-    ts: datetime
     seq: int
     delta: Decimal | None
     status: LateStatus
@@ -73,16 +70,16 @@ def load_aggregations(tx: Tx, tenants: Collection[str]) -> Mapping[tuple[str, st
 
 
 def append_late_events(tx: Tx, late: Sequence[LateEvent], *, lower: int, upper: int, now: datetime) -> None:
-    """One adjustment and its first audit row for each; the events lie in the xid window `[lower, upper)`."""
+    """One adjustment and its first audit row for each; the events lie in the xid window `[lower, upper)`.
+
+    Raises:
+        InvariantBroken: one of them does not lie there.
+    """
     if not late:
         return
-    tx.execute(
+    appended = tx.execute(
         _Q["insert_late_adjustments"],
         {
-            "tenants": [event.tenant_id for event in late],
-            "customers": [event.customer_ref for event in late],
-            "metrics": [event.metric for event in late],
-            "instants": [event.ts for event in late],
             "deltas": [None if event.delta is None else format(event.delta, "f") for event in late],
             "statuses": [event.status for event in late],
             "seqs": [event.seq for event in late],
@@ -91,7 +88,9 @@ def append_late_events(tx: Tx, late: Sequence[LateEvent], *, lower: int, upper: 
             "upper": str(upper),
             "now": now,
         },
-    )
+    ).rowcount
+    if appended != len(late):
+        raise InvariantBroken(f"{len(late)} late events made {appended} adjustments")
 
 
 def absorb_day(tx: Tx, day: date, *, now: datetime) -> int:
