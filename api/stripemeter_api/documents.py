@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from stripemeter.metering.meters import Aggregation
+from stripemeter.store.usage_windows import Adjusting
 
 Quantity = Annotated[Decimal, WithJsonSchema({"type": "number", "description": "Exact decimal, no exponent."})]
 IncomingQuantity = Annotated[
@@ -239,6 +240,7 @@ class UsagePoint(Document):
 
     ts: datetime = Field(description="Start of the UTC day or month.")
     value: Quantity | None
+    aggregation: Aggregation = Field(description="How this bucket counts: a meter may have changed in between.")
     adjusted: Quantity = Field(description="Sum of the approved manual adjustments; `value` includes it.")
 
 
@@ -247,7 +249,7 @@ class HistoryAnswer(Document):
 
     usage: list[UsagePoint]
     period: Period
-    aggregation: Aggregation
+    aggregation: Aggregation = Field(description="That of the last bucket.")
     freshness: FreshnessDocument
 
 
@@ -265,6 +267,7 @@ class QueryPoint(Document):
     count: int = Field(description="Events.")
     sum: Quantity = Field(description="Sum of their quantities, exact.")
     adjusted: Quantity = Field(description="Sum of the approved manual adjustments in `value`.")
+    aggregation: Aggregation = Field(description="What makes `value`: a meter may have changed in between.")
 
 
 class QueryAnswer(Document):
@@ -274,11 +277,15 @@ class QueryAnswer(Document):
     window: Literal["minute", "hour", "day", "week", "month"]
     time_zone: str
     group_by: str | None
-    aggregation: Aggregation
+    aggregation: Aggregation = Field(description="That of the last window.")
     unique_of: Literal["customerRef", "resourceId"] | None
     as_of: datetime | None
     period: Period
     usage: list[QueryPoint]
+    adjustments: Adjusting = Field(
+        description="Whether approved manual adjustments are in the values; else why not: `other_aggregation` than the "
+        "metric's own, `grouped` finer than by customer, `filtered` by something else than it."
+    )
     read_from: Literal["counters", "ledger"] = Field(description="Which of the two answered; the numbers are the same.")
     freshness: FreshnessDocument
 

@@ -103,9 +103,12 @@ def read_history(
     )
     return JsonAnswer(
         {
-            "usage": [_point(bucket, found.buckets.get(bucket), found.aggregation) for bucket in buckets],
+            "usage": [
+                _point(bucket, found.buckets.get(day), aggregation)
+                for bucket, day, aggregation in zip(buckets, days, found.aggregations, strict=True)
+            ],
             "period": {"start": instant(day_bounds(first_on)[0]), "end": instant(day_bounds(last_on)[1])},
-            "aggregation": found.aggregation,
+            "aggregation": found.aggregations[-1],
             "freshness": _freshness(found.freshness),
         }
     )
@@ -142,6 +145,7 @@ def _point(bucket: date, usage: Usage | None, aggregation: Aggregation) -> dict[
     return {
         "ts": instant(day_bounds(bucket)[0]),
         "value": empty if usage is None else number(usage.quantity),
+        "aggregation": aggregation,
         "adjusted": 0 if usage is None else number(usage.adjusted),
     }
 

@@ -42,14 +42,14 @@ MAX_CUSTOMERS = 100
 """Customers of one question: a URL of a few kB; more are a question without the filter, grouped by customer."""
 MAX_PATH = 8
 """Names of one path into `meta`: deeper than any event's 4096 bytes need."""
-CSV_HEADER = ("start", "end", "localStart", "group", "value", "count", "sum", "adjusted")
+CSV_HEADER = ("start", "end", "localStart", "group", "value", "count", "sum", "adjusted", "aggregation")
 KNOWN = frozenset(
     {"tenantId", "metric", "customerRef", "from", "to", "window", "timeZone", "groupBy", "source", "resourceId"}
     | {"aggregation", "uniqueOf", "asOf", "format"}
 )
 _META = re.compile(rf"meta(\.[^.\x00]+){{1,{MAX_PATH}}}")
-_EXAMPLE = """start,end,localStart,group,value,count,sum,adjusted\r
-2026-10-24T22:00:00Z,2026-10-25T23:00:00Z,2026-10-25T00:00:00+02:00,eu,12.5,3,12.5,0\r
+_EXAMPLE = """start,end,localStart,group,value,count,sum,adjusted,aggregation\r
+2026-10-24T22:00:00Z,2026-10-25T23:00:00Z,2026-10-25T00:00:00+02:00,eu,12.5,3,12.5,0,sum\r
 """
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -164,11 +164,14 @@ def query_usage(  # noqa: PLR0913 - one argument per query parameter
     days without filters on `source`, `resourceId` or `meta` are answered from the counters, all others (and `asOf`)
     from the ledger's events, of which at most 1 000 000 may match; the numbers are the same.
 
-    `metric` may name a meter: it counts as its definition of the last day (or of today) says, the counters answer for
-    its dimensions too, and a time-weighted one, in unit-seconds, is answered from the counters alone.
+    `metric` may name a meter: each window counts as the version of its last day (or of today) says what each day's own
+    version reads, named in `aggregation`, and the counters answer for its dimensions too. Filters and groups are
+    answered as if no other events had come; so the level with which a window of a time-weighted meter begins, in
+    unit-seconds, is that of the last reading among them, and with `asOf` it is known up to that instant.
 
-    `adjusted` is the sum of the approved manual adjustments in `value`, each at the instant it takes effect. They are
-    added where `value` is the metric's own number: its own aggregation, no groups but `customerRef`, no filter but it.
+    `adjusted` is the sum of the approved manual adjustments in `value`, each at the instant it takes effect and in the
+    unit of `value`. They are added where `value` is the metric's own number: its own aggregation, no groups but
+    `customerRef`, no filter but it; `adjustments` says whether they are, else why not.
     """
     _check(aggregation, unique_of, as_of)
     zone = parse_time_zone(time_zone)
@@ -228,6 +231,7 @@ def _json(found: UsageWindows, zone: ZoneInfo, asked: dict[str, Any], question: 
             "asOf": None if question.known_at is None else instant(question.known_at),
             "period": {"start": instant(question.edges[0]), "end": instant(question.edges[-1])},
             "usage": [_row(cell, zone) for cell in found.cells],
+            "adjustments": found.adjusting,
             "readFrom": found.reader,
             "freshness": {
                 "foldedThrough": None if folded_at is None else instant(folded_at),
@@ -248,6 +252,7 @@ def _row(cell: UsageCell, zone: ZoneInfo) -> dict[str, Any]:
         "count": cell.event_count,
         "sum": number(cell.quantity_sum),
         "adjusted": number(cell.adjusted),
+        "aggregation": cell.aggregation,
     }
 
 
@@ -257,6 +262,7 @@ def _csv(found: UsageWindows, zone: ZoneInfo) -> Response:
     folded_at = found.freshness.folded_at
     headers = {
         "content-disposition": 'attachment; filename="usage.csv"',
+        "x-adjustments": found.adjusting,
         "x-pending-events": str(found.freshness.pending_count),
         "x-recount-pending-days": str(found.freshness.recount_days),
         **({} if folded_at is None else {"x-folded-through": instant(folded_at)}),

@@ -45,8 +45,7 @@ def aggregate(readings: pl.DataFrame) -> Counted:
         `quantity_last` is that of the greatest (ts, seq). Empty in, empty out. Of a meter with dimensions, each
         counter keeps the `max_groups` combinations that come first by hash; the others share the row OTHER.
     """
-    frame = READINGS.validate(readings).with_columns(day=pl.col("ts").dt.date())
-    frame = _limited(frame)
+    frame = bounded(READINGS.validate(readings)).with_columns(day=pl.col("ts").dt.date())
     counters = (
         # Newest ledger row first: arg_max takes the first of equals, so a tie on ts goes to the later row.
         frame.sort("seq", descending=True)
@@ -68,11 +67,14 @@ def aggregate(readings: pl.DataFrame) -> Counted:
     return Counted(counters=COUNTERS.validate(_weighted(counters, frame)), items=COUNTER_ITEMS.validate(_items(frame)))
 
 
-def _limited(frame: pl.DataFrame) -> pl.DataFrame:
-    """The cardinality guard: which combinations keep a row depends on the set of them alone, never on their order."""
-    grouped = frame.filter(pl.col("max_groups") > 0)
+def bounded(readings: pl.DataFrame) -> pl.DataFrame:
+    """The readings (shape READINGS), those of combinations beyond what a counter keeps apart with the dimensions OTHER.
+
+    The cardinality guard: which combinations keep a row depends on the set of them alone, never on their order.
+    """
+    grouped = readings.filter(pl.col("max_groups") > 0).with_columns(day=pl.col("ts").dt.date())
     if grouped.is_empty():
-        return frame
+        return readings
     combinations = (
         grouped.group_by(GROUP)
         .agg(max_groups=pl.col("max_groups").max())
@@ -82,11 +84,12 @@ def _limited(frame: pl.DataFrame) -> pl.DataFrame:
     )
     beyond = combinations.filter(pl.col("place") >= pl.col("max_groups")).select(*GROUP)
     if beyond.is_empty():
-        return frame
-    marked = frame.join(beyond.with_columns(is_beyond=pl.lit(value=True)), on=list(GROUP), how="left")
+        return readings
+    dated = readings.with_columns(day=pl.col("ts").dt.date())
+    marked = dated.join(beyond.with_columns(is_beyond=pl.lit(value=True)), on=list(GROUP), how="left")
     return marked.with_columns(
         dimensions=pl.when(pl.col("is_beyond")).then(pl.lit(OTHER)).otherwise(pl.col("dimensions"))
-    ).drop("is_beyond")
+    ).select(readings.columns)
 
 
 def _weighted(counters: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:

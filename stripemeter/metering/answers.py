@@ -10,7 +10,7 @@ when that is earlier, or until its last reading when that is ahead of now.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,6 +88,7 @@ def answer(
     *,
     aggregation: Aggregation,
     percentile: Decimal | None = None,
+    level_ends: Sequence[datetime] = (),
     now: datetime,
 ) -> list[Answer]:
     """One answer for each window that the edges cut.
@@ -98,22 +99,17 @@ def answer(
         edges: instants, ascending, at least two.
         aggregation: how the meter counts.
         percentile: which one, with the aggregation of that name.
+        level_ends: where every level of a time-weighted meter ends, ascending; no part lies on both sides of one.
         now: until when a level is known to hold.
     """
     slots: list[list[Part]] = [[] for _ in range(len(edges) + 1)]
     for part in sorted(parts, key=lambda part: (part.start, part.last_ts, part.last_seq)):
         slots[bisect_right(edges, part.last_ts)].append(part)
     before, *windows, _ = slots
-    levels = _levels(before)
-    answers = []
-    for bounds, inside in zip(pairwise(edges), windows, strict=True):
-        if aggregation == "time_weighted":
-            number: Decimal | None = _unit_seconds(inside, bounds, levels, now)
-            levels |= _levels(inside)
-        else:
-            number = _number(aggregation, percentile, inside)
-        answers.append(_answer(inside, number))
-    return answers
+    if aggregation == "time_weighted":
+        numbers = _weighted_numbers(before, windows, edges, level_ends, now)
+        return [_answer(inside, number) for inside, number in zip(windows, numbers, strict=True)]
+    return [_answer(inside, _number(aggregation, percentile, inside)) for inside in windows]
 
 
 def overlap(one: Part, other: Part) -> bool:
@@ -176,6 +172,29 @@ def _percentile(inside: Sequence[Part], percentile: Decimal) -> Decimal | None:
         if seen >= rank:
             return value
     return None  # counted before the meter kept its values
+
+
+def _weighted_numbers(
+    before: Sequence[Part],
+    windows: Sequence[Sequence[Part]],
+    edges: Sequence[datetime],
+    ends: Sequence[datetime],
+    now: datetime,
+) -> list[Decimal]:
+    known = bisect_right(ends, edges[0])
+    levels = _levels(part for part in before if not known or part.last_ts >= ends[known - 1])
+    numbers = []
+    for (start, end), inside in zip(pairwise(edges), windows, strict=True):
+        number = Decimal(0)
+        inner = ends[bisect_right(ends, start) : bisect_left(ends, end)]
+        for piece in pairwise([start, *inner, end]):
+            if piece[0] in ends:
+                levels = {}
+            readings = [part for part in inside if piece[0] <= part.last_ts < piece[1]]
+            number = _EXACT.add(number, _unit_seconds(readings, piece, levels, now))
+            levels |= _levels(readings)
+        numbers.append(number)
+    return numbers
 
 
 def _unit_seconds(

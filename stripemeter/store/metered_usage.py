@@ -1,9 +1,7 @@
 """Reading usage by rules: what a customer used, where meters or billing phases have a say.
 
 Belongs here: counters' states and unfolded events of one snapshot, put together by the rulebook. Does not: usage of
-tenants that decided nothing (`store.usage`, one statement), making numbers of states (`metering.answers`).
-
-A meter counts as its definition of the window's last day says, or of today's when that is earlier.
+tenants that decided nothing (`store.usage`, one statement), making numbers of states (`metering.countings`).
 """
 
 from __future__ import annotations
@@ -19,15 +17,15 @@ import polars as pl
 
 from stripemeter.errors import InvariantBroken, TookTooLong, Unavailable
 from stripemeter.metering.aggregation import Counted, aggregate
-from stripemeter.metering.answers import Answer, Part, answer, overlap
+from stripemeter.metering.answers import Part, overlap
 from stripemeter.metering.averages import add
-from stripemeter.metering.days import day_bounds, day_of
+from stripemeter.metering.countings import Counting, counted_as, counted_otherwise
+from stripemeter.metering.days import day_bounds
 from stripemeter.metering.frames import LEDGER_EVENTS
-from stripemeter.metering.meters import Aggregation
 from stripemeter.metering.readings import UNMATCHED, read_meters
 from stripemeter.metering.rulebook import Rulebook, TenantRules
 from stripemeter.metering.segments import BEGINNING, Segment
-from stripemeter.store.dropped_months import refuse_dropped
+from stripemeter.store.archived_rows import bring_rows
 from stripemeter.store.lateness import load_aggregations
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
@@ -48,14 +46,6 @@ class Head:
     folded_below: str
     folded_at: datetime | None
     recount_days: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counting:
-    """How a meter's states become a number."""
-
-    aggregation: Aggregation
-    percentile: Decimal | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,15 +95,6 @@ def load_head(tx: Tx, tenant_id: str) -> Head:
     return Head(folded_below=row[0], folded_at=row[1], recount_days=row[3])
 
 
-def counting_of(rules: TenantRules, mapped: Mapping[str, str], meter: str, last_on: date, now: datetime) -> Counting:
-    """How a meter counts a window: as defined on its last day or now, else as the mapping says, else by the sum."""
-    definition = rules.meter_on(meter, min(last_on, day_of(now)))
-    if definition is not None:
-        return Counting(aggregation=definition.aggregation, percentile=definition.percentile)
-    aggregation: Any = mapped.get(meter, "sum")
-    return Counting(aggregation=aggregation, percentile=None)
-
-
 def load_mapped(tx: Tx, tenant_id: str) -> dict[str, str]:
     """How the tenant's mapped meters count."""
     return {meter: how for (_, meter), how in load_aggregations(tx, [tenant_id]).items()}
@@ -154,13 +135,7 @@ def load_parts(
     if weighted:
         stored += [_part(row) for row in _rows(tx, "load_levels", scope | {"meters": sorted(weighted)})]
     start_at, end_at = day_bounds(first_on)[0], day_bounds(last_on)[1]
-    reading = {
-        "tenant_id": tenant_id,
-        "refs": None if customers is None else sorted({ref for own in customers for ref in rules.refs_of(own)}),
-        "metrics": metrics_of(rules, meters),
-        **UNFILTERED,
-        "most": MOST_ROWS + 1,
-    }
+    reading = _reading(rules, tenant_id, customers, meters)
     tail = load_events(
         tx,
         reading
@@ -184,16 +159,86 @@ def load_parts(
     )
 
 
+def load_levels(
+    tx: Tx,
+    rulebook: Rulebook,
+    head: Head,
+    *,
+    tenant_id: str,
+    customers: Collection[str] | None,
+    meter: str,
+    before: date,
+) -> list[Part]:
+    """The last states of a meter before a day, of each customer and dimensions; unfolded events are states too.
+
+    Raises:
+        TookTooLong: there are more rows than one read may take.
+    """
+    scope = {
+        "tenant_id": tenant_id,
+        "customers": None if customers is None else sorted(customers),
+        "meters": [meter],
+        "first_on": before,
+        "most": MOST_ROWS + 1,
+    }
+    stored = [_part(row) for row in _rows(tx, "load_levels", scope)]
+    reading = _reading(rulebook.of(tenant_id), tenant_id, customers, [meter])
+    span = {"since_xid": head.folded_below, "from_ts": BEGINNING, "until_ts": day_bounds(before)[0]}
+    return stored + _wanted(_counted(load_events(tx, reading | span), rulebook), [meter])
+
+
+def counted_again(
+    tx: Tx,
+    rulebook: Rulebook,
+    parts: Sequence[Part],
+    *,
+    tenant_id: str,
+    customers: Collection[str] | None,
+    meter: str,
+    edges: Sequence[datetime],
+    countings: Sequence[Counting],
+) -> dict[Counting, list[Part]]:
+    """The parts of a meter as each counting needs them: days another aggregation counted are read from the events.
+
+    Raises:
+        InvalidInput: such a day lives in the lake alone.
+        TookTooLong: there are more rows than one read may take.
+    """
+    rules = rulebook.of(tenant_id)
+    own = [part for part in parts if part.meter == meter]
+    reading = _reading(rules, tenant_id, customers, [meter])
+    found = {}
+    for counting in set(countings):
+        days = counted_otherwise(rules, meter, counting, {part.day for part in own}, edges, countings)
+        found[counting] = [part for part in own if part.day not in days]
+        changed = counted_as(rulebook, tenant_id, meter, counting)
+        for day in sorted(days):
+            start, end = day_bounds(day)
+            events = load_events(tx, reading | {"since_xid": "0", "from_ts": start, "until_ts": end})
+            found[counting] += _wanted(_counted(events, changed), [meter])
+    return found
+
+
 def load_events(tx: Tx, parameters: Mapping[str, object]) -> pl.DataFrame:
     """Events that count, shape LEDGER_EVENTS.
 
     Raises:
-        InvalidInput: folded ones are asked for (`since_xid` 0), and some of them live in the lake alone.
+        TookTooLong: folded ones are asked for (`since_xid` 0), and too many of them live in the lake alone.
+        InvariantBroken: one of those days is not in the lake.
     """
     first, until = parameters["from_ts"], parameters["until_ts"]
     if parameters["since_xid"] == "0" and isinstance(first, datetime) and isinstance(until, datetime):
         last = until - timedelta(microseconds=1)
-        refuse_dropped(tx, first.astimezone(UTC).date(), last.astimezone(UTC).date(), field="from")
+        refs: Any = parameters["refs"]
+        metrics: Any = parameters["metrics"]
+        bring_rows(
+            tx,
+            first.astimezone(UTC).date(),
+            last.astimezone(UTC).date(),
+            tenant_id=str(parameters["tenant_id"]),
+            metrics=metrics,
+            customer_refs=refs,
+        )
     rows = _rows(tx, "load_events", parameters)
     schema: dict[str, Any] = {name: column.dtype.type for name, column in LEDGER_EVENTS.columns.items()}
     frame = pl.DataFrame(rows, schema={**schema, "quantity": pl.String}, orient="row")
@@ -247,9 +292,16 @@ def parts_of_frame(counted: Counted) -> list[Part]:
     return parts
 
 
-def finish(parts: Iterable[Part], edges: Sequence[datetime], counting: Counting, now: datetime) -> list[Answer]:
-    """One answer for each window that the edges cut, of states by one meter."""
-    return answer(parts, edges, aggregation=counting.aggregation, percentile=counting.percentile, now=now)
+def _reading(
+    rules: TenantRules, tenant_id: str, customers: Collection[str] | None, meters: Collection[str] | None
+) -> dict[str, object]:
+    return {
+        "tenant_id": tenant_id,
+        "refs": None if customers is None else sorted({ref for own in customers for ref in rules.refs_of(own)}),
+        "metrics": metrics_of(rules, meters),
+        **UNFILTERED,
+        "most": MOST_ROWS + 1,
+    }
 
 
 def _stored(tx: Tx, scope: Mapping[str, object], rules: TenantRules) -> list[Part]:

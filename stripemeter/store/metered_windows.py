@@ -1,52 +1,47 @@
 """Usage of a tenant's own meters by window and group: from the counters where they know enough, else from the events.
 
-Belongs here: which of the two a question needs, groups by a meter's dimensions. Does not: metrics that no definition
-counts (`store.usage_windows`), the states themselves (`store.metered_usage`), making numbers (`metering.answers`).
+Belongs here: which of the two a question needs, the numbers of windows and groups. Does not: metrics that no definition
+counts (`store.usage_windows`), states from the events (`store.metered_events`) or counters (`store.metered_usage`).
 
 The counters know tenant, customer, meter, its dimensions and UTC day; anything finer is read from the events by the
-rules of now. A time-weighted meter is read from the counters alone: a level outlasts every filter.
+rules of now.
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
-from typing import Any
 
-import polars as pl
 import psycopg
 from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import InvalidInput, TookTooLong, Unavailable
-from stripemeter.metering.aggregation import aggregate
 from stripemeter.metering.answers import Answer, Part
 from stripemeter.metering.averages import add
+from stripemeter.metering.countings import Counting, countings_of, finish, level_ends
 from stripemeter.metering.days import day_of
-from stripemeter.metering.filters import EventView, look_up, text_of
-from stripemeter.metering.frames import INSTANT
-from stripemeter.metering.meters import OTHER, decode_meta
-from stripemeter.metering.readings import read_meters
 from stripemeter.metering.rulebook import Rulebook
 from stripemeter.metering.segments import Segment
-from stripemeter.store.dropped_months import refuse_dropped
+from stripemeter.store.metered_events import (
+    Grouped,
+    customers_of,
+    group_of,
+    is_cut,
+    is_dimension,
+    load_grouped,
+)
 from stripemeter.store.metered_usage import (
     Adjustment,
-    Counting,
     Head,
-    counting_of,
-    finish,
+    counted_again,
     is_meter,
     load_adjustments,
-    load_events,
     load_head,
     load_mapped,
     load_parts,
-    metrics_of,
-    parts_of_frame,
     read_one_snapshot,
 )
 from stripemeter.store.postgres import Tx, transaction
@@ -60,12 +55,12 @@ from stripemeter.store.usage_windows import (
     UsageCell,
     UsageQuestion,
     UsageWindows,
+    adjusting_of,
     reader_of,
     refuse_too_much,
 )
 
 _TICK = timedelta(microseconds=1)
-_Grouped = Mapping[str | None, list[Part]]
 
 
 def load_metered_windows(
@@ -110,195 +105,126 @@ def _load(tx: Tx, question: UsageQuestion, now: datetime, reader: Reader | None,
     rulebook = load_rulebook(tx, [question.tenant_id])
     rules = rulebook.of(question.tenant_id)
     head = load_head(tx, question.tenant_id)
-    last_on = day_of(question.edges[-1] - _TICK)
-    own = counting_of(rules, load_mapped(tx, question.tenant_id), question.metric, last_on, now)
-    counting = _asked(question, own)
-    chosen = reader or _reader(question, rulebook)
-    grouped: dict[str | None, list[Part]] = {}
-    pending = 0
-    if chosen == "counters":
-        grouped, pending = _from_counters(tx, question, rulebook, head)
-        if None in grouped and question.group_by not in ("none", "customerRef") and _is_cut(grouped[None]):
-            chosen = "ledger"  # some combinations of dimensions share a row
-    if chosen == "ledger":
-        if counting.aggregation == "time_weighted":
-            raise InvalidInput(
-                "a time-weighted meter is answered for whole UTC days, by customer or by its dimensions, without "
-                "filters but customerRef and without asOf",
-                field="metric",
-            )
-        grouped, pending = _from_ledger(tx, question, rulebook, head, most_events)
+    own = countings_of(rules, load_mapped(tx, question.tenant_id), question.metric, question.edges, now)
+    countings = _asked(question, own)
+    chosen = reader or reader_of(question, is_dimension=is_dimension(rules, question))
+    found = _from_counters(tx, question, rulebook, head, countings) if chosen == "counters" else None
+    if found is None:
+        chosen = "ledger"
+        found = load_grouped(tx, question, rulebook, head, countings, most_events=most_events)
+    states, pending = found
     adjustments: list[Adjustment] = []
-    if counting == own and _is_adjustable(question):
+    adjusting = adjusting_of(question, is_own=countings == own)
+    if adjusting == "included":
         adjustments = load_adjustments(
             tx,
             rules,
             tenant_id=question.tenant_id,
-            customers=_customers(question, rulebook),
+            customers=customers_of(question, rules),
             meters=[question.metric],
             span=Segment(start=question.edges[0], end=question.edges[-1]),
             known_at=question.known_at,
         )
+    # What was known then did not know how long a level would hold.
+    until = now if question.known_at is None else min(now, question.known_at)
     return UsageWindows(
-        aggregation=counting.aggregation,
+        aggregation=countings[-1].aggregation,
+        adjusting=adjusting,
         reader=chosen,
-        cells=_cells(question, counting, grouped, adjustments, now),
+        cells=_cells(question, countings, states, adjustments, level_ends(rules, question.metric), until),
         freshness=Freshness(folded_at=head.folded_at, pending_count=pending, recount_days=head.recount_days),
     )
 
 
-def _asked(question: UsageQuestion, own: Counting) -> Counting:
+def _asked(question: UsageQuestion, own: Sequence[Counting]) -> Sequence[Counting]:
     if question.unique_of is not None:
         raise InvalidInput(
             "a meter counts the distinct values its definition says: leave out uniqueOf and aggregation",
             field="uniqueOf",
         )
-    if question.aggregation is None or question.aggregation == own.aggregation:
+    if question.aggregation is None:
         return own
-    return Counting(aggregation=question.aggregation, percentile=None)
-
-
-def _reader(question: UsageQuestion, rulebook: Rulebook) -> Reader:
-    """The counters know the dimensions that every version of the meter in question has."""
-    versions = rulebook.of(question.tenant_id).meters.get(question.metric, ())
-    name = _group_name(question)
-    if name is not None and all(name in version.definition.dimensions for version in versions):
-        return reader_of(question, is_dimension=True)
-    return reader_of(question)
-
-
-def _group_name(question: UsageQuestion) -> str | None:
-    match question.group_by:
-        case "source" | "resourceId":
-            return question.group_by
-        case "meta":
-            return ".".join(["meta", *question.group_path])
-        case _:
-            return None
+    return [
+        counting
+        if counting.aggregation == question.aggregation
+        else Counting(aggregation=question.aggregation, percentile=None)
+        for counting in own
+    ]
 
 
 def _from_counters(
-    tx: Tx, question: UsageQuestion, rulebook: Rulebook, head: Head
-) -> tuple[dict[str | None, list[Part]], int]:
+    tx: Tx, question: UsageQuestion, rulebook: Rulebook, head: Head, countings: Sequence[Counting]
+) -> tuple[dict[Counting, Grouped], int] | None:
+    """States by counting and group, and how many of their events are not folded yet; None when groups share a row."""
+    customers = customers_of(question, rulebook.of(question.tenant_id))
     read = load_parts(
         tx,
         rulebook,
         head,
         tenant_id=question.tenant_id,
-        customers=_customers(question, rulebook),
+        customers=customers,
         meters=[question.metric],
         first_on=day_of(question.edges[0]),
         last_on=day_of(question.edges[-1] - _TICK),
     )
-    name = _group_name(question)
-    grouped: defaultdict[str | None, list[Part]] = defaultdict(list)
-    for part in read.parts:
-        if question.group_by == "customerRef":
-            grouped[part.customer_ref].append(part)
-        elif name is None or part.dimensions in ("", OTHER):
-            grouped[None].append(part)
-        else:
-            grouped[json.loads(part.dimensions).get(name)].append(part)
-    return dict(grouped), read.pending_count
-
-
-def _is_cut(parts: Iterable[Part]) -> bool:
-    return any(part.dimensions == OTHER for part in parts)
-
-
-def _from_ledger(
-    tx: Tx, question: UsageQuestion, rulebook: Rulebook, head: Head, most_events: int
-) -> tuple[dict[str | None, list[Part]], int]:
-    rules = rulebook.of(question.tenant_id)
-    customers = _customers(question, rulebook)
-    refuse_dropped(tx, day_of(question.edges[0]), day_of(question.edges[-1] - _TICK), field="from")
-    filters = [[list(path), text] for path, text in question.meta_filters]
-    reading = {
-        "tenant_id": question.tenant_id,
-        "refs": None if customers is None else sorted({ref for own in customers for ref in rules.refs_of(own)}),
-        "metrics": metrics_of(rules, [question.metric]),
-        "from_ts": question.edges[0],
-        "until_ts": question.edges[-1],
-        "known_at": question.known_at,
-        "source": question.source,
-        "resource_id": question.resource_id,
-        "meta_filters": json.dumps(filters) if filters else None,
-        "most": most_events + 1,
-    }
-    events = load_events(tx, reading | {"since_xid": "0"})
-    refuse_too_much(question, events.height, 0, most_events)
-    if events.is_empty():
-        return {}, 0
-    pending = load_events(tx, reading | {"since_xid": head.folded_below}).height
-    edges = pl.DataFrame({"edge": pl.Series(list(question.edges), dtype=INSTANT)})
-    groups = pl.DataFrame(
-        [(row["seq"], json.dumps(_group(question, row))) for row in events.iter_rows(named=True)],
-        schema={"seq": pl.Int64, "group": pl.String},
-        orient="row",
+    states = counted_again(
+        tx,
+        rulebook,
+        read.parts,
+        tenant_id=question.tenant_id,
+        customers=customers,
+        meter=question.metric,
+        edges=question.edges,
+        countings=countings,
     )
-    readings = read_meters(events, rulebook).filter(pl.col("meter") == question.metric)
-    columns = readings.columns
-    cut = (
-        readings.sort("ts")
-        .join_asof(edges, left_on="ts", right_on="edge", strategy="backward")
-        .join(groups, on="seq", how="left")
-        .with_columns(
-            segment_start=pl.col("edge"), dimensions=pl.col("group"), max_groups=pl.lit(0, pl.Int16), is_weighted=False
-        )
-        .select(columns)
-    )
-    grouped: defaultdict[str | None, list[Part]] = defaultdict(list)
-    for part in parts_of_frame(aggregate(cut)):
-        grouped[part.customer_ref if question.group_by == "customerRef" else json.loads(part.dimensions)].append(part)
-    return dict(grouped), pending
-
-
-def _group(question: UsageQuestion, event: Mapping[str, Any]) -> str | None:
-    name = _group_name(question)
-    if name is None:
+    if any(is_cut(question, parts) for parts in states.values()):
         return None
-    view = EventView(
-        metric=event["metric"],
-        resource_id=event["resource_id"],
-        source=event["source"] or "",
-        meta=decode_meta(event["meta"]),
-    )
-    return text_of(look_up(view, name))
+    return {counting: _by_group(question, parts) for counting, parts in states.items()}, read.pending_count
 
 
-def _customers(question: UsageQuestion, rulebook: Rulebook) -> list[str] | None:
-    if question.customer_refs is None:
-        return None
-    rules = rulebook.of(question.tenant_id)
-    return sorted({rules.customer_of(ref) for ref in question.customer_refs})
-
-
-def _is_adjustable(question: UsageQuestion) -> bool:
-    return (
-        question.group_by in ("none", "customerRef")
-        and question.source is None
-        and question.resource_id is None
-        and not question.meta_filters
-    )
+def _by_group(question: UsageQuestion, parts: Sequence[Part]) -> Grouped:
+    grouped: defaultdict[str | None, list[Part]] = defaultdict(list)
+    for part in parts:
+        grouped[group_of(question, part)].append(part)
+    return grouped
 
 
 def _cells(
-    question: UsageQuestion, counting: Counting, grouped: _Grouped, adjustments: list[Adjustment], now: datetime
+    question: UsageQuestion,
+    countings: Sequence[Counting],
+    states: Mapping[Counting, Grouped],
+    adjustments: Sequence[Adjustment],
+    ends: Sequence[datetime],
+    until: datetime,
 ) -> list[UsageCell]:
     is_grouped = question.group_by != "none"
     deltas: defaultdict[str | None, list[Adjustment]] = defaultdict(list)
     for each in adjustments:
         deltas[each.customer_ref if is_grouped else None].append(each)
-    if counting.aggregation != "time_weighted":  # then only levels lie before the range
-        first = question.edges[0]
-        grouped = {group: parts for group, parts in grouped.items() if any(part.last_ts >= first for part in parts)}
-    found = {*grouped, *deltas} if is_grouped else {None}
+    found: set[str | None] = {*deltas} if is_grouped else {None}
+    if is_grouped:
+        for counting, grouped in states.items():
+            is_weighted = counting.aggregation == "time_weighted"  # of others, what lies before the range is nothing
+            found |= {
+                group
+                for group, parts in grouped.items()
+                if is_weighted or any(part.last_ts >= question.edges[0] for part in parts)
+            }
     groups = sorted(found, key=lambda group: (group is not None, group or ""))
     refuse_too_much(question, 0, len(groups), 0)
-    answers = {group: finish(grouped.get(group, []), question.edges, counting, now) for group in groups}
+    answers = {
+        group: finish(
+            {counting: grouped.get(group, []) for counting, grouped in states.items()},
+            question.edges,
+            countings,
+            ends=ends,
+            now=until,
+        )
+        for group in groups
+    }
     return [
-        _cell(bounds, group, answers[group][slot], [each for each in deltas[group] if _is_in(each, bounds)])
-        for slot, bounds in enumerate(pairwise(question.edges))
+        _cell(bounds, group, counting, answers[group][slot], [each for each in deltas[group] if _is_in(each, bounds)])
+        for slot, (bounds, counting) in enumerate(zip(pairwise(question.edges), countings, strict=True))
         for group in groups
     ]
 
@@ -307,7 +233,13 @@ def _is_in(each: Adjustment, bounds: tuple[datetime, datetime]) -> bool:
     return bounds[0] <= each.effective_at < bounds[1]
 
 
-def _cell(bounds: tuple[datetime, datetime], group: str | None, made: Answer, deltas: list[Adjustment]) -> UsageCell:
+def _cell(
+    bounds: tuple[datetime, datetime],
+    group: str | None,
+    counting: Counting,
+    made: Answer,
+    deltas: Sequence[Adjustment],
+) -> UsageCell:
     adjusted = Decimal(0)
     for each in deltas:
         adjusted = add(adjusted, each.delta)
@@ -315,6 +247,7 @@ def _cell(bounds: tuple[datetime, datetime], group: str | None, made: Answer, de
         start=bounds[0],
         end=bounds[1],
         group=group,
+        aggregation=counting.aggregation,
         quantity=add(made.number or Decimal(0), adjusted) if deltas else made.number,
         event_count=made.event_count,
         quantity_sum=made.quantity_sum,

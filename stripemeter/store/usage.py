@@ -24,15 +24,14 @@ from typing import Any, Literal, TypedDict
 from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import Unavailable
-from stripemeter.metering.answers import Answer
+from stripemeter.metering.answers import Answer, Part
 from stripemeter.metering.averages import add
+from stripemeter.metering.countings import Counting, countings_of, finish, level_ends
 from stripemeter.metering.days import day_bounds, day_of
 from stripemeter.metering.meters import Aggregation
 from stripemeter.metering.segments import DEFAULT_PHASES, Segment, segment_at
 from stripemeter.store.metered_usage import (
-    Counting,
-    counting_of,
-    finish,
+    counted_again,
     load_adjustments,
     load_head,
     load_mapped,
@@ -106,9 +105,12 @@ class CurrentUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageHistory:
-    """Usage by the first day of its bucket, ascending; a bucket without events and adjustments is absent."""
+    """Usage by the first day of its bucket, ascending; a bucket without events and adjustments is absent.
 
-    aggregation: Aggregation
+    `aggregations` say of every bucket how it counts.
+    """
+
+    aggregations: Sequence[Aggregation]
     buckets: Mapping[date, Usage]
     freshness: Freshness
 
@@ -187,7 +189,8 @@ def load_usage_history(
     if read.has_rules:
         return _history_by_rules(pool, tenant_id, customer_ref, metric, buckets, last_on, now)
     found = {max(bucket, buckets[0]): usage for bucket, usage in read.found.items()}
-    return UsageHistory(aggregation=read.aggregation, buckets=found, freshness=read.freshness)
+    aggregations = [read.aggregation] * len(buckets)
+    return UsageHistory(aggregations=aggregations, buckets=found, freshness=read.freshness)
 
 
 def _current_by_rules(
@@ -211,12 +214,27 @@ def _current_by_rules(
         read = load_parts(tx, rulebook, head, **scope, first_on=day_of(span.start), last_on=day_of(span.end - _TICK))
         adjustments = load_adjustments(tx, rules, **scope, span=span)
         mapped = load_mapped(tx, tenant_id)
+        counted: dict[str, tuple[Segment, list[Counting], dict[Counting, list[Part]]]] = {}
+        for meter in sorted({part.meter for part in read.parts} | {each.meter for each in adjustments}):
+            segment = special.get(meter, common)
+            bounds = [segment.start, segment.end]
+            countings = countings_of(rules, mapped, meter, bounds, now)
+            parts = counted_again(
+                tx,
+                rulebook,
+                read.parts,
+                tenant_id=tenant_id,
+                customers=[own],
+                meter=meter,
+                edges=bounds,
+                countings=countings,
+            )
+            counted[meter] = segment, countings, parts
     metrics = {}
-    for meter in sorted({part.meter for part in read.parts} | {each.meter for each in adjustments}):
-        segment = special.get(meter, common)
-        counting = counting_of(rules, mapped, meter, day_of(segment.end - _TICK), now)
-        parts = [part for part in read.parts if part.meter == meter]
-        (made,) = finish(parts, [segment.start, segment.end], counting, now)
+    for meter, (segment, countings, parts) in counted.items():
+        ends = level_ends(rules, meter)
+        (made,) = finish(parts, [segment.start, segment.end], countings, ends=ends, now=now)
+        (counting,) = countings
         deltas = [
             each.delta
             for each in adjustments
@@ -254,17 +272,28 @@ def _history_by_rules(
         head = load_head(tx, tenant_id)
         read = load_parts(tx, rulebook, head, **scope, first_on=buckets[0], last_on=last_on)
         adjustments = load_adjustments(tx, rules, **scope, span=Segment(start=edges[0], end=edges[-1]))
-        counting = counting_of(rules, load_mapped(tx, tenant_id), metric, last_on, now)
+        countings = countings_of(rules, load_mapped(tx, tenant_id), metric, edges, now)
+        parts = counted_again(
+            tx,
+            rulebook,
+            read.parts,
+            tenant_id=tenant_id,
+            customers=scope["customers"],
+            meter=metric,
+            edges=edges,
+            countings=countings,
+        )
+    answers = finish(parts, edges, countings, ends=level_ends(rules, metric), now=now)
     deltas: defaultdict[date, list[Decimal]] = defaultdict(list)
     for each in adjustments:
         deltas[buckets[bisect_right(buckets, each.day) - 1]].append(each.delta)
     found = {
         bucket: _finished(made, counting, deltas[bucket], None)
-        for bucket, made in zip(buckets, finish(read.parts, edges, counting, now), strict=True)
+        for bucket, made, counting in zip(buckets, answers, countings, strict=True)
         if made.event_count or deltas[bucket] or counting.aggregation == "time_weighted"
     }
     return UsageHistory(
-        aggregation=counting.aggregation,
+        aggregations=[counting.aggregation for counting in countings],
         buckets=found,
         freshness=Freshness(folded_at=head.folded_at, pending_count=read.pending_count, recount_days=head.recount_days),
     )

@@ -5,7 +5,8 @@ windows (`metering.windows`), a customer's usage now and by day (`store.usage`),
 
 Both readers are one statement, so one snapshot, and both hold every committed event once: they give the same numbers
 for the same question, however far the fold is. What was voided, and what was late and not approved, is in neither.
-Manual adjustments are added where the number is the meter's own: its aggregation, by customer or not grouped at all.
+A manual adjustment corrects the meter's own number, whatever its aggregation, of one customer: it is added where that
+is asked for (`Adjusting`).
 The counters (and their unfolded tail) know tenant, customer, metric and UTC day; anything finer is in the ledger's rows
 alone, as is what was known at an earlier instant.
 """
@@ -26,7 +27,7 @@ from psycopg_pool import ConnectionPool
 from stripemeter.errors import InvalidInput, TookTooLong, Unavailable
 from stripemeter.metering.averages import add, average
 from stripemeter.metering.meters import Aggregation as AnyAggregation
-from stripemeter.store.dropped_months import refuse_dropped
+from stripemeter.store.archived_rows import bring_rows
 from stripemeter.store.postgres import transaction
 from stripemeter.store.sql import load_queries
 from stripemeter.store.usage import DEFAULT_AGGREGATION, Freshness
@@ -35,6 +36,9 @@ Aggregation = Literal["sum", "count", "min", "max", "last", "avg", "unique"]
 UniqueOf = Literal["customerRef", "resourceId"]
 GroupBy = Literal["none", "customerRef", "source", "resourceId", "meta"]
 Reader = Literal["counters", "ledger"]
+Adjusting = Literal["included", "other_aggregation", "grouped", "filtered"]
+"""Whether approved manual adjustments are in the numbers, else why not: another aggregation than the meter's own,
+groups finer than a customer, a filter on something else."""
 
 MAX_CELLS = 10_000
 """Windows times groups of one answer, about 2 MB of JSON: a week of minutes, a year of hours, 27 years of days."""
@@ -88,6 +92,7 @@ class UsageCell:
         start: first instant.
         end: first instant no longer in.
         group: value of what was grouped by; None: events without one, or nothing was grouped by.
+        aggregation: what makes the number.
         quantity: the number, adjustments included; without both 0 for sum, count and unique, None for the others.
         event_count: events in it.
         quantity_sum: sum of their quantities, exact.
@@ -97,6 +102,7 @@ class UsageCell:
     start: datetime
     end: datetime
     group: str | None
+    aggregation: AnyAggregation
     quantity: Decimal | None
     event_count: int
     quantity_sum: Decimal
@@ -108,9 +114,11 @@ class UsageWindows:
     """Every window of every group that has events or adjustments in the range, sorted.
 
     By window, then group: null first, then by code point. Without grouping there is one group, events or not.
+    `aggregation` is that of the last window.
     """
 
     aggregation: AnyAggregation
+    adjusting: Adjusting
     reader: Reader
     cells: Sequence[UsageCell]
     freshness: Freshness
@@ -133,6 +141,17 @@ def reader_of(question: UsageQuestion, *, is_dimension: bool = False) -> Reader:
     return "counters" if is_by_days and is_coarse else "ledger"
 
 
+def adjusting_of(question: UsageQuestion, *, is_own: bool) -> Adjusting:
+    """Whether manual adjustments belong to the numbers; `is_own`: the aggregation is the metric's own."""
+    if not is_own:
+        return "other_aggregation"
+    if question.group_by not in ("none", "customerRef"):
+        return "grouped"
+    if question.source is not None or question.resource_id is not None or question.meta_filters:
+        return "filtered"
+    return "included"
+
+
 def load_usage_windows(
     pool: ConnectionPool,
     question: UsageQuestion,
@@ -151,9 +170,9 @@ def load_usage_windows(
         timeout_seconds: time allowed.
 
     Raises:
-        InvalidInput: more groups, cells or ledger rows than an answer may have; rows that live in the lake alone.
-        TookTooLong: the time allowed ran out.
-        Unavailable: the database is down, or its counters belong to another cluster.
+        InvalidInput: more groups, cells or ledger rows than an answer may have.
+        TookTooLong: the time allowed ran out, or too much of the range lives in the lake alone.
+        Unavailable: the database or the lake is down, or the counters belong to another cluster.
     """
     chosen = reader or reader_of(question)
     rows = _read(pool, question, chosen, most_events, timeout_seconds)
@@ -163,15 +182,15 @@ def load_usage_windows(
     refuse_too_much(question, read_count, group_count, most_events)
     own: AnyAggregation = mapped or DEFAULT_AGGREGATION
     aggregation = question.aggregation or own
+    adjusting = adjusting_of(question, is_own=aggregation == own)
+    is_adjustable = adjusting == "included"
+    # A group that has adjustments alone is none where they are left out.
+    found = [row[7:] for row in rows if row[7] is not None and (is_adjustable or row[9])]
     return UsageWindows(
         aggregation=aggregation,
+        adjusting=adjusting,
         reader=chosen,
-        cells=_cells(
-            question,
-            aggregation,
-            [row[7:] for row in rows if row[7] is not None],
-            is_adjustable=aggregation == own,
-        ),
+        cells=_cells(question, aggregation, found, is_adjustable=is_adjustable),
         freshness=Freshness(folded_at=folded_at, pending_count=pending or 0, recount_days=recount_days),
     )
 
@@ -186,7 +205,13 @@ def _read(
             tx.execute(queries["limit_time"], {"timeout": str(timeout_seconds * 1000)})
             if reader == "ledger":
                 last = question.edges[-1] - timedelta(microseconds=1)
-                refuse_dropped(tx, question.edges[0].astimezone(UTC).date(), last.astimezone(UTC).date(), field="from")
+                bring_rows(
+                    tx,
+                    question.edges[0].astimezone(UTC).date(),
+                    last.astimezone(UTC).date(),
+                    tenant_id=question.tenant_id,
+                    metrics=[question.metric],
+                )
             # Never prepared: a generic plan would forget which filters are given and which months are asked for.
             return tx.execute(query, _parameters(question, most_events), prepare=False).fetchall()
     except Unavailable as error:
@@ -274,6 +299,7 @@ def _cell(
         start=bounds[0],
         end=bounds[1],
         group=group,
+        aggregation=aggregation,
         quantity=add(quantity or Decimal(0), adjusted) if row and is_adjustable else quantity,
         event_count=row[0] if row else 0,
         quantity_sum=row[1] if row else Decimal(0),

@@ -161,7 +161,7 @@ def test_history_adds_up_to_current(
     used = {f"{instant:%Y-%m-%dT00:00:00Z}" for instant in instants}
     assert all((point["value"] != 0) == (point["ts"] in used) for point in days)
     assert history(api, tenant, step="month")["usage"] == [
-        {"ts": THIS_MONTH["periodStart"], "value": metric["current"], "adjusted": 0}
+        {"ts": THIS_MONTH["periodStart"], "value": metric["current"], "aggregation": "sum", "adjusted": 0}
     ]
 
 
@@ -170,7 +170,13 @@ def test_a_period_within_days_is_widened_to_them_and_says_so(api: Api, tenant: s
     ingest({"quantity": 3, "ts": "2024-02-29T23:59:59.999999Z"}, {"quantity": 4, "ts": "2024-03-01T00:00:00Z"})
     found = history(api, tenant, periodStart="2024-02-29T12:00:00Z", periodEnd="2024-02-29T23:59:59.999Z", step="day")
     assert found["period"] == {"start": "2024-02-29T00:00:00Z", "end": "2024-03-01T00:00:00Z"}
-    assert found["usage"] == [{"ts": "2024-02-29T00:00:00Z", "value": 3, "adjusted": 0}]
+    point = {"ts": "2024-02-29T00:00:00Z", "value": 3, "aggregation": "sum", "adjusted": 0}
+    assert found["usage"] == [point]
+    months = history(api, tenant, periodStart="2024-02-29T12:00:00Z", periodEnd="2024-03-02T00:00:00Z")["usage"]
+    assert [(month["ts"], month["value"]) for month in months] == [
+        ("2024-02-01T00:00:00Z", 3),
+        ("2024-03-01T00:00:00Z", 4),
+    ]
 
 
 def test_usage_is_the_asked_customers_and_metrics_alone(api: Api, tenant: str, ingest: Ingest) -> None:
@@ -236,7 +242,9 @@ def test_a_customer_with_adjustments_alone_is_answered(api: Api, tenant: str, po
     (metric,) = current(api, tenant)["metrics"]
     assert (metric["current"], metric["adjusted"], metric["count"], metric["sum"]) == (-12, -12, 0, 0)
     assert [metric[name] for name in ("min", "max", "last")] == [None, None, None]
-    assert history(api, tenant)["usage"] == [{"ts": THIS_MONTH["periodStart"], "value": -12, "adjusted": -12}]
+    assert history(api, tenant)["usage"] == [
+        {"ts": THIS_MONTH["periodStart"], "value": -12, "aggregation": "sum", "adjusted": -12}
+    ]
 
 
 @pytest.mark.parametrize("is_folded", [False, True])

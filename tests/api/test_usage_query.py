@@ -196,7 +196,7 @@ def test_csv_says_the_same_as_json(api: Api, tenant: str, ingest: Ingest) -> Non
             {name: "" if row[name] is None else str(row[name]) for name in CSV_HEADER} for row in rows
         ]
     none = api.get("/v1/usage/query", params={**query, "metric": "nothing", "format": "csv"})
-    assert none.text == "start,end,localStart,group,value,count,sum,adjusted\r\n"
+    assert none.text == "start,end,localStart,group,value,count,sum,adjusted,aggregation\r\n"
     both = api.get("/v1/usage/query", params={**query, "format": "json"}, headers={"accept": "text/csv"})
     assert both.headers["content-type"] == "application/json"
 

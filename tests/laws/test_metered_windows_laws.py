@@ -150,7 +150,7 @@ def test_combinations_that_share_a_row_are_read_from_the_events(pool: Connection
 
 @pytest.mark.parametrize("is_folded", [False, True])
 def test_levels_are_carried_into_every_window(pool: ConnectionPool, is_folded: bool) -> None:
-    """By dimension as well; what only the events know is refused, for a level outlasts them."""
+    """By dimension as well; what only the events know is read from them (test_weighted_windows_laws.py)."""
     tenant = f"levels-{is_folded}"
     define(pool, tenant, "time_weighted")
     facts = [
@@ -166,8 +166,8 @@ def test_levels_are_carried_into_every_window(pool: ConnectionPool, is_folded: b
     assert [cell.quantity for cell in read(pool, question).cells] == [sum(day) * 3600 for day in hours]
     by_region = read(pool, replace(question, group_by="meta", group_path=["region"])).cells
     assert [cell.quantity for cell in by_region] == [level * 3600 for day in hours for level in day]
-    with pytest.raises(InvalidInput, match="time-weighted"):
-        read(pool, replace(question, source="http"))
+    by_events = read(pool, replace(question, source="http"))
+    assert (by_events.reader, by_events.cells) == ("ledger", read(pool, question).cells)
 
 
 def _pencil(facts: Sequence[Fact], aggregation: str, *, only_a: bool) -> Decimal:
