@@ -874,6 +874,7 @@ create table backfills (
     reverted_by text,
     voided_count bigint not null default 0 check (voided_count >= 0),
     revert_reason text check (length(revert_reason) between 1 and 500),
+    source_row_count bigint check (source_row_count >= 0),
     constraint backfills_conserve
     check (row_count = accepted_count + duplicate_count + conflict_count + failed_count + skipped_count),
     constraint backfills_period check (period_end >= period_start),
@@ -888,6 +889,7 @@ comment on column backfills.payload is 'What an HTTP request brought along, unti
 comment on column backfills.source_position is 'Everything before it is committed: bytes of CSV and JSON Lines, rows of Parquet.';
 comment on column backfills.voided_count is 'Of its accepted events, how many its revert has voided so far.';
 comment on column backfills.revert_reason is 'Why its events are voided: set when asked for; reverted_at when all are.';
+comment on column backfills.source_row_count is 'Of what came along with the request, and of Parquet once it is opened; null: nobody has counted them.';
 comment on column backfills.report_bytes is 'Length of the error report file that belongs to source_position.';
 create index backfills_by_tenant on backfills (tenant_id, created_at);
 create index backfills_unfinished on backfills (created_at) where status in ('pending', 'processing');

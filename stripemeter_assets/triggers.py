@@ -13,9 +13,11 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.metering.days import next_month
 from stripemeter.pipeline.archive import unarchived_days
+from stripemeter.pipeline.error_report import delete_old_reports
 from stripemeter.pipeline.fold import FoldReport, fold
 from stripemeter.pipeline.push import has_unpushed_usage
 from stripemeter.pipeline.slice_recounts import drain
+from stripemeter.runtime.settings import load_settings
 from stripemeter.store.counter_days import dirty_days, stuck_days
 from stripemeter.store.dagster_events import delete_superseded_reports
 from stripemeter.store.ledger import ensure_month
@@ -99,11 +101,15 @@ archive = dg.define_asset_job(
 @dg.op
 def tidy(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
     """Delete old runs and reports; create the ledger partitions of this month and the next."""
-    now = datetime.now(UTC)
+    now, settings = datetime.now(UTC), load_settings()
     with postgres.transaction() as tx:
         ensure_month(tx, now.date().replace(day=1))
         ensure_month(tx, next_month(now.date()))
         context.log.info("deleted %d superseded reports", delete_superseded_reports(tx, now - REPORT_RETENTION))
+    kept_from = now - timedelta(days=settings.backfill_report_days)
+    context.log.info(
+        "deleted %d error reports of backfills", delete_old_reports(postgres.pool, settings.state, before=kept_from)
+    )
     context.log.info("deleted %d runs past their retention", delete_old_runs(context.instance, now))
 
 

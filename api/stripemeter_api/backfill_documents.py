@@ -65,7 +65,8 @@ class BackfillStatement(_Closed):
         default=None,
         min_length=1,
         max_length=2048,
-        description="An object in S3: s3://BUCKET/KEY, ending .csv, .jsonl, .ndjson, .parquet or .pq.",
+        description="An object in S3: s3://BUCKET/KEY, ending .csv, .jsonl, .ndjson, .parquet or .pq, in a folder "
+        "the operator named; otherwise 400.",
         examples=["s3://bucket/2026/usage.parquet"],
     )
 
@@ -106,7 +107,9 @@ class BackfillRow(Document):
     status: Status
     reason: str
     actor: str
-    total_events: int | None = Field(description="Rows of the source; null until it is completed.")
+    total_events: int | None = Field(
+        description="Rows of the source; null while nobody has counted them, of CSV and JSON Lines in S3 until it ends."
+    )
     processed_events: int
     accepted_events: int
     duplicate_events: int
@@ -139,7 +142,8 @@ class BackfillAnswer(BackfillRow):
 
     errors: list[BackfillError] = Field(description="The first hundred.")
     error_report: str | None = Field(
-        description="All of them (up to 16 MiB), a JSON line each: a file in the state directory of the server."
+        description="All of them (up to 16 MiB), a JSON line each: a file in the state directory of the server, kept "
+        "for 90 days after the end unless the operator says otherwise."
     )
 
 

@@ -72,6 +72,7 @@ class BackfillLimits:
     body_bytes: int
     payload_bytes: int
     max_events: int
+    folders: tuple[str, ...]
     home: Path
 
 
@@ -81,6 +82,7 @@ def backfill_limits(settings: Settings) -> BackfillLimits:
         body_bytes=settings.backfill_body_limit_bytes,
         payload_bytes=settings.max_direct_backfill_bytes,
         max_events=settings.max_backfill_events,
+        folders=settings.backfill_folders,
         home=settings.state,
     )
 
@@ -112,7 +114,9 @@ def create_backfill(
     pool: Pool, limits: Limits, bounds: Bounds, body: BackfillStatement, x_actor: ActorHeader = None
 ) -> JsonAnswer:
     """Answered when the operation is on disk; it is run within a minute. Every row comes to one of five outcomes."""
-    new = new_backfill(_asked(body, actor_of(body.actor, x_actor)), max_events=bounds.max_events)
+    new = new_backfill(
+        _asked(body, actor_of(body.actor, x_actor)), max_events=bounds.max_events, readable=bounds.folders
+    )
     if new.source_size > bounds.payload_bytes:
         raise HTTPException(TOO_LARGE)
     operation_id = record_backfill(pool, new, limits=limits, now=datetime.now(UTC))
@@ -219,7 +223,7 @@ def _row(backfill: Backfill) -> dict[str, Any]:
         "status": backfill.status,
         "reason": backfill.reason,
         "actor": backfill.actor,
-        "totalEvents": counts.rows if backfill.status == "completed" else None,
+        "totalEvents": counts.rows if backfill.status == "completed" else backfill.source_row_count,
         "processedEvents": counts.rows,
         "acceptedEvents": counts.accepted,
         "duplicateEvents": counts.duplicates,

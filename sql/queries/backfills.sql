@@ -4,12 +4,12 @@
 -- A new operation, pending.
 insert into backfills (
     tenant_id, metric, customer_ref, period_start, period_end, reason, actor, source_type, source, source_version,
-    source_format, column_map, payload, source_size, created_at, updated_at
+    source_format, column_map, payload, source_size, source_row_count, created_at, updated_at
 )
 values (
     %(tenant_id)s, %(metric)s, %(customer_ref)s, %(period_start)s, %(period_end)s, %(reason)s, %(actor)s,
     %(source_type)s, %(source)s, %(source_version)s, %(source_format)s, %(column_map)s::jsonb, %(payload)s,
-    %(source_size)s, %(now)s, %(now)s
+    %(source_size)s, %(source_row_count)s, %(now)s, %(now)s
 )
 returning id;
 
@@ -19,7 +19,7 @@ select
     id, tenant_id, metric, customer_ref, period_start, period_end, reason, actor, source_type, source, source_version,
     source_format, column_map, status, source_position, source_size, row_count, accepted_count, duplicate_count,
     conflict_count, failed_count, skipped_count, report_bytes, error_message, created_at, started_at, completed_at,
-    updated_at, voided_count, revert_reason, reverted_by, reverted_at
+    updated_at, voided_count, revert_reason, reverted_by, reverted_at, source_row_count
 from backfills
 where id = %(id)s;
 
@@ -29,7 +29,7 @@ select
     id, tenant_id, metric, customer_ref, period_start, period_end, reason, actor, source_type, source, source_version,
     source_format, column_map, status, source_position, source_size, row_count, accepted_count, duplicate_count,
     conflict_count, failed_count, skipped_count, report_bytes, error_message, created_at, started_at, completed_at,
-    updated_at, voided_count, revert_reason, reverted_by, reverted_at
+    updated_at, voided_count, revert_reason, reverted_by, reverted_at, source_row_count
 from backfills
 where
     (%(tenant_id)s::text is null or tenant_id = %(tenant_id)s)
@@ -108,6 +108,25 @@ where
     id = %(id)s
     and source_version = ''
     and status = 'processing';
+
+-- name: note_row_count
+-- How many rows the source has, found when it was opened.
+update backfills
+set
+    source_row_count = %(source_row_count)s,
+    updated_at = %(now)s
+where
+    id = %(id)s
+    and source_row_count is null;
+
+-- name: list_ended_before
+-- Of these operations, those that ended before an instant and whose revert, if any, is done.
+select id
+from backfills
+where
+    id = any(%(ids)s::uuid[])
+    and completed_at < %(before)s
+    and (revert_reason is null or reverted_at is not null);
 
 -- name: note_interruption
 -- Why an operation does not go on for now.

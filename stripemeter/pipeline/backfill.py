@@ -47,6 +47,7 @@ from stripemeter.store.backfills import (
     load_backfill,
     load_payload,
     note_interruption,
+    note_row_count,
     pin_source,
     release_backfill,
 )
@@ -283,6 +284,8 @@ def _run(
     ):
         if rows.columns is not None:
             check_columns(rows.columns, rules=rules, mapping=backfill.column_map)
+        if backfill.source_format == "parquet" and backfill.source_row_count is None:  # its size is its rows
+            note_row_count(connection, backfill.id, rows.size, now=clock())
         runner = _Runner(connection, backfill, report, clock=clock, watch=watch, size=rows.size)
         return runner.run(_batches(rows, rules, clock(), backfill.counts.rows))
 

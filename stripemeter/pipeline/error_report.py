@@ -1,6 +1,7 @@
 """The error report of an import or backfill: which rows were not taken, and why.
 
-Belongs here: the file, what a crash leaves of it, reading its beginning. Does not: judging rows (`metering.rows`).
+Belongs here: the file, what a crash leaves of it, reading its beginning, how long it is kept. Does not: judging rows
+(`metering.rows`).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +17,19 @@ from typing import BinaryIO, Self
 from uuid import UUID
 
 import msgspec
+from psycopg_pool import ConnectionPool
+
+from stripemeter.store.backfills import list_ended_before
+from stripemeter.store.postgres import transaction
 
 MAX_REPORT_BYTES = 16 * 1_048_576
 """Of a backfill that came over HTTP: a hundred thousand rows say what is wrong, and a bucket full of bad rows must not
 fill the disk. The counts stay exact."""
 MAX_LINE_BYTES = 65_536
 """Of one line that is read: messages quote forty characters of what came."""
+
+
+_SUFFIX = ".errors.jsonl"
 
 
 class RowError(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +87,7 @@ class ErrorReport:
 
 def report_path(home: Path, backfill_id: UUID) -> Path:
     """Where the report of a backfill that came over HTTP lies, in the state directory."""
-    return home / "backfills" / f"{backfill_id}.errors.jsonl"
+    return home / "backfills" / f"{backfill_id}{_SUFFIX}"
 
 
 def load_report(path: Path, *, committed_bytes: int, limit: int) -> list[RowError]:
@@ -87,6 +96,33 @@ def load_report(path: Path, *, committed_bytes: int, limit: int) -> list[RowErro
         return []
     with path.open("rb") as report:
         return [_decode_error(line) for line in islice(_lines(report, committed_bytes), limit)]
+
+
+def delete_old_reports(pool: ConnectionPool, home: Path, *, before: datetime) -> int:
+    """Delete the reports of backfills that ended before an instant; returns how many. Their counts stay in the table.
+
+    Files that belong to no operation, or to one that has not ended, are left alone.
+
+    Raises:
+        Unavailable: Postgres does not answer; nothing was deleted.
+    """
+    reports = {
+        UUID(name): path
+        for path in sorted(report_path(home, UUID(int=0)).parent.glob(f"*{_SUFFIX}"))
+        if _is_uuid(name := path.name.removesuffix(_SUFFIX))
+    }
+    with transaction(pool) as tx:
+        ended = list_ended_before(tx, list(reports), before)
+    for backfill_id in ended:
+        reports[backfill_id].unlink(missing_ok=True)
+    return len(ended)
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
 
 
 def _lines(report: BinaryIO, committed_bytes: int) -> Iterator[bytes]:

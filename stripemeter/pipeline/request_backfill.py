@@ -1,14 +1,15 @@
 """Backfills as somebody asks for them over HTTP: recording one, looking at them, cancelling.
 
-Belongs here: which source a request means, refusing what cannot give events before it is recorded. Does not: running it
-(`pipeline.backfill`), reverting it (`pipeline.revert`).
+Belongs here: which source a request means, refusing what cannot give events or may not be read before it is recorded.
+Does not: running it (`pipeline.backfill`), reverting it (`pipeline.revert`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from uuid import UUID
 
@@ -29,7 +30,7 @@ from stripemeter.store.backfills import (
     list_backfills,
     load_backfill,
 )
-from stripemeter.store.files import FileFormat, format_of
+from stripemeter.store.files import FileFormat, format_of, open_rows, payload_source
 from stripemeter.store.postgres import transaction
 
 # Source: Amazon S3 User Guide, bucket naming rules; older buckets have capitals, underscores and up to 255 characters.
@@ -63,16 +64,22 @@ class BackfillPage:
     total: int | None
 
 
-def new_backfill(asked: BackfillRequest, *, max_events: int) -> NewBackfill:
+def new_backfill(asked: BackfillRequest, *, max_events: int, readable: Collection[str]) -> NewBackfill:
     """The operation a request means; nothing is read from elsewhere.
 
+    Args:
+        asked: what was sent.
+        max_events: how many events may come along.
+        readable: the folders that requests may name objects of: s3://BUCKET/ or s3://BUCKET/FOLDER/.
+
     Raises:
-        InvalidInput: no source, too many events, an address that is not s3://, a period that ends before it starts.
+        InvalidInput: no source, too many events, an address that is not s3:// or in no such folder, a period that ends
+            before it starts.
     """
     period_end = asked.period_end or asked.period_start
     if period_end < asked.period_start:
         raise InvalidInput(f"periodEnd {period_end} is before periodStart {asked.period_start}", field="periodEnd")
-    source_type, source, source_format, payload = _source(asked, max_events)
+    source_type, source, source_format, payload = _source(asked, max_events, readable)
     return NewBackfill(
         tenant_id=asked.tenant_id,
         metric=asked.metric,
@@ -103,6 +110,8 @@ def record_backfill(pool: ConnectionPool, new: NewBackfill, *, limits: IngestLim
             check_source(new, limits=limits)
         except InvalidInput as error:
             raise InvalidInput(f"csvData: {error}", field="csvData") from error
+        with closing(open_rows(payload_source(new.payload), new.source_format)) as rows:
+            new = replace(new, source_row_count=sum(1 for _ in rows))
     with transaction(pool) as tx:
         return create_backfill(tx, new, now=now)
 
@@ -149,7 +158,9 @@ def cancel_backfill(pool: ConnectionPool, backfill_id: UUID, *, tenant_id: str |
     return backfill
 
 
-def _source(asked: BackfillRequest, max_events: int) -> tuple[SourceType, str, FileFormat, bytes | None]:
+def _source(
+    asked: BackfillRequest, max_events: int, readable: Collection[str]
+) -> tuple[SourceType, str, FileFormat, bytes | None]:
     if asked.events is not None:
         if not 1 <= len(asked.events) <= max_events:
             raise InvalidInput(f"events must have 1 to {max_events} members, not {len(asked.events)}", field="events")
@@ -163,7 +174,26 @@ def _source(asked: BackfillRequest, max_events: int) -> tuple[SourceType, str, F
             "sourceUrl must be s3://BUCKET/KEY: files of a machine are loaded with `stripemeter ingest`",
             field="sourceUrl",
         )
+    _require_readable(asked.source_url, readable)
     try:
         return "url", asked.source_url, format_of(asked.source_url), None
     except InvalidInput as error:
         raise InvalidInput(str(error), field="sourceUrl") from error
+
+
+def _require_readable(source_url: str, readable: Collection[str]) -> None:
+    """Refuse what is in none of the folders: the server reads with its own credentials, whoever asks."""
+    if not {"", ".", ".."}.isdisjoint(source_url.removeprefix("s3://").split("/")):
+        raise InvalidInput("sourceUrl must not have empty, . or .. parts", field="sourceUrl")
+    if not readable:
+        raise InvalidInput(
+            "sourceUrl is not accepted by this server: its operator names the folders that may be read in "
+            "STRIPEMETER_BACKFILL_SOURCES",
+            field="sourceUrl",
+        )
+    if not source_url.startswith(tuple(readable)):
+        raise InvalidInput(
+            "sourceUrl is in no folder that this server may read for requests: its operator names them in "
+            "STRIPEMETER_BACKFILL_SOURCES",
+            field="sourceUrl",
+        )

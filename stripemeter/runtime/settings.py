@@ -10,7 +10,7 @@ import os
 from decimal import Decimal
 from pathlib import Path
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stripemeter.errors import InvalidInput
@@ -73,6 +73,10 @@ class Settings(BaseSettings):
     backfill_body_limit_bytes: int = Field(
         default=1_048_576, ge=1024, validation_alias=AliasChoices("BACKFILL_BODY_LIMIT_BYTES")
     )
+    backfill_sources: str = Field(default="", validation_alias=AliasChoices("STRIPEMETER_BACKFILL_SOURCES"))
+    backfill_report_days: int = Field(
+        default=90, ge=1, le=36_500, validation_alias=AliasChoices("STRIPEMETER_BACKFILL_REPORT_DAYS")
+    )
     strict_tenant_id_uuid: bool = Field(default=False, validation_alias=AliasChoices("STRICT_TENANT_ID_UUID"))
 
     @property
@@ -84,6 +88,21 @@ class Settings(BaseSettings):
     def lake_location(self) -> str:
         """Where the Parquet lake is: `lake/` of the state directory unless set."""
         return self.lake or str(self.state / "lake")
+
+    @property
+    def backfill_folders(self) -> tuple[str, ...]:
+        """The folders of S3 that requests may name objects of, each with its final slash; none unless set."""
+        named = (part.strip() for part in self.backfill_sources.split(","))
+        return tuple(f"{part.rstrip('/')}/" for part in named if part)
+
+    @field_validator("backfill_sources")
+    @classmethod
+    def _check_backfill_sources(cls, text: str) -> str:
+        for part in filter(None, (part.strip() for part in text.split(","))):
+            bucket, *folders = part.removeprefix("s3://").removesuffix("/").split("/")
+            if not part.startswith("s3://") or not bucket or not {"", ".", ".."}.isdisjoint(folders):
+                raise ValueError(f"{part!r} is not s3://BUCKET or s3://BUCKET/FOLDER; several are separated by commas")
+        return text
 
     @property
     def wants_emulator(self) -> bool:

@@ -74,13 +74,17 @@ class NewBackfill:
     source_version: str
     source_format: FileFormat
     source_size: int
+    source_row_count: int | None = None
     column_map: Mapping[str, str] = field(default_factory=dict)
     payload: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backfill:
-    """One operation as it stands. Everything before `source_position` is committed and in `counts`."""
+    """One operation as it stands. Everything before `source_position` is committed and in `counts`.
+
+    `source_row_count` is None while nobody has counted the rows of the source.
+    """
 
     id: UUID
     tenant_id: str
@@ -109,6 +113,7 @@ class Backfill:
     revert_reason: str | None
     reverted_by: str | None
     reverted_at: datetime | None
+    source_row_count: int | None
 
     @property
     def has_ended(self) -> bool:
@@ -224,6 +229,16 @@ def pin_source(tx: Tx, backfill_id: UUID, *, source_version: str, source_size: i
     """Remember which state of its source an operation reads, once."""
     values = {"id": backfill_id, "source_version": source_version, "source_size": source_size, "now": now}
     tx.execute(_Q["pin_source"], values)
+
+
+def note_row_count(tx: Tx, backfill_id: UUID, source_row_count: int, *, now: datetime) -> None:
+    """Remember how many rows the source of an operation has, once."""
+    tx.execute(_Q["note_row_count"], {"id": backfill_id, "source_row_count": source_row_count, "now": now})
+
+
+def list_ended_before(tx: Tx, backfill_ids: Sequence[UUID], before: datetime) -> set[UUID]:
+    """Of these, the operations that ended before an instant, their reverts too."""
+    return {row[0] for row in tx.execute(_Q["list_ended_before"], {"ids": list(backfill_ids), "before": before})}
 
 
 def note_interruption(tx: Tx, backfill_id: UUID, error_message: str, *, now: datetime) -> None:

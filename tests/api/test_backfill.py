@@ -34,7 +34,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def api(database_url: str, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A worker with that state directory."""
     with _Workers(tmp_path_factory.mktemp("api")) as workers:
-        yield workers.start(DATABASE_URL=database_url, STRIPEMETER_HOME=str(home))
+        yield workers.start(
+            DATABASE_URL=database_url, STRIPEMETER_HOME=str(home), STRIPEMETER_BACKFILL_SOURCES="s3://bucket,s3://b2/in"
+        )
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ def test_events_come_to_five_outcomes(api: Api, ask: Ask, run: Callable[[str], B
         ]
     )
     waiting = api.get(f"{PATH}/{operation_id}").json()
-    assert (waiting["status"], waiting["totalEvents"], waiting["completedAt"]) == ("pending", None, None)
+    assert (waiting["status"], waiting["totalEvents"], waiting["completedAt"]) == ("pending", 8, None)
     run(operation_id)
     operation = api.get(f"{PATH}/{operation_id}").json()
     assert operation["status"] == "completed"
@@ -159,8 +161,9 @@ def test_the_period_is_one_day_unless_it_ends_later(api: Api, ask: Ask, run: Cal
 
 def test_an_object_in_s3_is_looked_at_by_the_run(api: Api, ask: Ask) -> None:
     """A request never waits for S3: it is recorded."""
-    operation = api.get(f"{PATH}/{ask(sourceUrl='s3://bucket/2026/usage.parquet')}").json()
-    assert (operation["status"], operation["sourceType"]) == ("pending", "url")
+    for url in ("s3://bucket/2026/usage.parquet", "s3://b2/in/f.csv"):
+        operation = api.get(f"{PATH}/{ask(sourceUrl=url)}").json()
+        assert (operation["status"], operation["sourceType"], operation["totalEvents"]) == ("pending", "url", None)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +185,13 @@ def test_an_object_in_s3_is_looked_at_by_the_run(api: Api, ask: Ask) -> None:
         ({"sourceUrl": "s3://[x/f.csv"}, "sourceUrl"),
         ({"sourceUrl": "s3://bucket/f.csv.gz"}, "sourceUrl"),
         ({"sourceUrl": "https://bucket.example/f.csv"}, "sourceUrl"),
+        ({"sourceUrl": "s3://other/f.csv"}, "sourceUrl"),
+        ({"sourceUrl": "s3://bucket2/f.csv"}, "sourceUrl"),
+        ({"sourceUrl": "s3://b2/f.csv"}, "sourceUrl"),
+        ({"sourceUrl": "s3://b2/inside/f.csv"}, "sourceUrl"),
+        ({"sourceUrl": "s3://b2/in/../f.csv"}, "sourceUrl"),
+        ({"sourceUrl": "s3://b2/in/./f.csv"}, "sourceUrl"),
+        ({"sourceUrl": "s3://b2/in//f.csv"}, "sourceUrl"),
         ({"events": [ROW], "metric": None}, "metric"),
         ({"events": [ROW], "metric": "m" * 101}, "metric"),
         ({"events": [ROW], "tenantId": ""}, "tenantId"),
@@ -232,6 +242,23 @@ def test_the_bounds_are_settings(start_api: Callable[..., Api], database_url: st
     assert api.post(PATH, json={**body, "csvData": csv + "x" * (2000 - len(csv))}).status_code == 200
     assert api.post(PATH, json={**body, "csvData": csv + "x" * (2001 - len(csv))}).status_code == 413
     assert api.post(PATH, json={**body, "csvData": "x" * 3000}).status_code == 413
+
+
+def test_no_object_is_read_unless_its_folder_is_named(
+    start_api: Callable[..., Api], database_url: str, body: dict[str, Any]
+) -> None:
+    """The run reads with the server's own credentials: by default nobody may tell it what."""
+    answer = start_api(DATABASE_URL=database_url).post(PATH, json={**body, "sourceUrl": "s3://bucket/f.csv"})
+    assert answer.status_code == 400, answer.text
+    assert "STRIPEMETER_BACKFILL_SOURCES" in answer.json()["detail"]
+    assert [error["path"] for error in answer.json()["errors"]] == ["sourceUrl"]
+
+
+def test_the_number_of_rows_is_known_before_they_are_read(api: Api, ask: Ask) -> None:
+    """Rows of CSV, quoted line ends and empty lines seen through."""
+    text = 'customerRef,quantity,ts,resourceId\n\nc1,1,2026-01-10T12:00:00Z,"a\nb"\nc1,bad,x,y\n\n'
+    operation = api.get(f"{PATH}/{ask(csvData=text)}").json()
+    assert (operation["totalEvents"], operation["processedEvents"]) == (2, 0)
 
 
 def test_listing_by_offset_and_cursor(api: Api, ask: Ask, run: Callable[[str], Backfill], tenant: str) -> None:

@@ -66,7 +66,9 @@ def ask(pool: ConnectionPool, **members: object) -> UUID:
         tenant_id="acme", metric="api_calls", period_start=date(2026, 1, 1), reason="test", actor="test",
         **{**said, **members},  # type: ignore[arg-type]
     )  # fmt: skip
-    return record_backfill(pool, new_backfill(request, max_events=5000), limits=IngestLimits(), now=NOW)
+    return record_backfill(
+        pool, new_backfill(request, max_events=5000, readable=["s3://usage/"]), limits=IngestLimits(), now=NOW
+    )
 
 
 def rows(count: int, quantity: object = 1) -> list[dict[str, object]]:

@@ -241,7 +241,7 @@ def test_a_backfill_over_http_is_run_and_reverted(stack: Stack) -> None:
         reason="test", actor="test", csv_data="quantity,ts\n7,2025-09-01T00:00:00Z\nbad,2025-09-01T00:00:00Z\n",
         events=None, source_url=None,
     )  # fmt: skip
-    new = new_backfill(asked, max_events=5000)
+    new = new_backfill(asked, max_events=5000, readable=())
     backfill_id = record_backfill(stack.pool, new, limits=IngestLimits(), now=datetime.now(UTC))
     until(lambda: stack.count("select count(*) from backfills where status = 'completed' and accepted_count = 1") == 1)
     assert stack.command("backfills", "show", str(backfill_id)).stdout.count("1 accepted") == 1

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from psycopg_pool import ConnectionPool
 
 from stripemeter.metering.days import days_between, next_month
+from stripemeter.pipeline.error_report import report_path
 from stripemeter.pipeline.fold import fold
 from stripemeter.store.counter_days import record_failed_recount
 from stripemeter.store.postgres import transaction
@@ -183,6 +185,31 @@ def test_old_runs_are_deleted(
     assert delete_old_runs(instance, now + age - timedelta(hours=1)) == 0
     assert delete_old_runs(instance, now + age + timedelta(hours=1)) == int(not is_kept)
     assert (instance.get_run_by_id(run.run_id) is not None) is is_kept
+
+
+def test_housekeeping_deletes_the_reports_of_old_backfills(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    pool: ConnectionPool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Those that ended longer ago than the setting says; a younger one stays."""
+    monkeypatch.setenv("STRIPEMETER_HOME", str(tmp_path))
+    monkeypatch.setenv("STRIPEMETER_BACKFILL_REPORT_DAYS", "7")
+    (tmp_path / "backfills").mkdir()
+    with transaction(pool) as tx:
+        rows = tx.execute(
+            "insert into backfills (tenant_id, reason, actor, source_type, source, source_version, source_format,"
+            " source_size, status, created_at, updated_at, completed_at) select 'acme', 'test', 'test', 'csv', '', '',"
+            " 'csv', 0, 'completed', now(), now(), now() - make_interval(days => age) from (values (6), (8)) as e (age)"
+            " returning id"
+        ).fetchall()
+    young, old = (report_path(tmp_path, row[0]) for row in rows)
+    for report in (young, old):
+        report.write_text("{}\n")
+    assert execute(definitions, "housekeeping", instance).success
+    assert (young.exists(), old.exists()) == (True, False)
 
 
 def test_housekeeping_prepares_next_month(

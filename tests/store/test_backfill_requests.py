@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import obstore
 import psycopg
@@ -17,7 +17,7 @@ from psycopg_pool import ConnectionPool
 from stripemeter.errors import Conflict, Unavailable
 from stripemeter.metering.events import IngestLimits
 from stripemeter.pipeline import backfill as runner
-from stripemeter.pipeline.error_report import ErrorReport, RowError, load_report
+from stripemeter.pipeline.error_report import ErrorReport, RowError, delete_old_reports, load_report, report_path
 from stripemeter.pipeline.fold import fold
 from stripemeter.pipeline.prove import conservation
 from stripemeter.pipeline.request_backfill import BackfillRequest, cancel_backfill, new_backfill, record_backfill
@@ -53,7 +53,9 @@ def ask(pool: ConnectionPool, **members: Any) -> UUID:  # noqa: ANN401 - any mem
         tenant_id="acme", metric="api_calls", period_start=date(2026, 1, 1), period_end=date(2026, 12, 31),
         reason="test", actor="test", **said,
     )  # fmt: skip
-    return record_backfill(pool, new_backfill(request, max_events=5000), limits=IngestLimits(), now=NOW)
+    return record_backfill(
+        pool, new_backfill(request, max_events=5000, readable=["s3://usage/"]), limits=IngestLimits(), now=NOW
+    )
 
 
 def csv(count: int) -> str:
@@ -181,6 +183,36 @@ def test_the_report_ends_at_its_bound(tmp_path: Path) -> None:
     assert len(load_report(path, committed_bytes=length, limit=3)) == 3
     assert load_report(path, committed_bytes=length - 1, limit=1000)[-1].row == len(rows) - 1
     assert load_report(tmp_path / "none", committed_bytes=9, limit=3) == []
+
+
+def test_reports_are_deleted_when_nobody_asks_any_more(pool: ConnectionPool, database_url: str, tmp_path: Path) -> None:
+    """Of operations that ended before then; what is not ended, younger or no report of ours stays."""
+    ended, waiting = ask(pool, csv_data=csv(20)), ask(pool, csv_data=csv(20))
+    run(database_url, ended, report_path(tmp_path, ended))
+    report_path(tmp_path, waiting).write_bytes(b"")
+    others = [report_path(tmp_path, uuid4()), tmp_path / "backfills" / "mine.errors.jsonl"]
+    for other in others:
+        other.write_bytes(b"")
+    assert delete_old_reports(pool, tmp_path, before=NOW) == 0
+    assert report_path(tmp_path, ended).exists()
+    assert delete_old_reports(pool, tmp_path, before=NOW + timedelta(days=1)) == 1
+    assert not report_path(tmp_path, ended).exists()
+    assert all(path.exists() for path in (report_path(tmp_path, waiting), *others))
+    assert load_report(report_path(tmp_path, ended), committed_bytes=stored(pool, ended).report_bytes, limit=9) == []
+    assert delete_old_reports(pool, tmp_path / "none", before=NOW) == 0
+
+
+def test_parquet_says_how_many_rows_it_has_when_it_is_opened(
+    pool: ConnectionPool, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: S3Store
+) -> None:
+    """Before the first batch is stored."""
+    obstore.put(bucket, "f.parquet", parquet(tmp_path / "f.parquet", 50).read_bytes())
+    backfill_id = ask(pool, source_url="s3://usage/f.parquet")
+    assert stored(pool, backfill_id).source_row_count is None
+    with stopping_after(monkeypatch, 0), pytest.raises(PowerCutError):
+        run(database_url, backfill_id)
+    found = stored(pool, backfill_id)
+    assert (found.source_row_count, found.counts.rows) == (50, 0)
 
 
 def test_the_command_runs_an_operation(pool: ConnectionPool, database_url: str, tmp_path: Path) -> None:

@@ -42,15 +42,27 @@ def test_the_environment_wins_over_the_env_file(monkeypatch: pytest.MonkeyPatch,
     assert (settings.api_port, settings.dagster_port) == (5000, 4001)
 
 
+FOLDERS = [
+    ("STRIPEMETER_BACKFILL_SOURCES", text) for text in ("bucket", "s3://", "s3:///in", "s3://a,s3://b//in", "s3://a/..")
+]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("STRIPEMETER_API_PORT", "seven"), ("STRIPEMETER_API_PORT", "65536"), ("STRIPEMETER_API_WORKERS", "0")],
+    [("STRIPEMETER_API_PORT", "seven"), ("STRIPEMETER_API_PORT", "65536"), ("STRIPEMETER_API_WORKERS", "0"), *FOLDERS],
 )
 def test_an_unusable_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """The error names the variable as it was set, and what came."""
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidInput, match=f"{name}='{value}'"):
         load_settings()
+
+
+def test_folders_that_backfills_may_read_end_in_a_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that s3://a/in does not open s3://a/inside; none by default."""
+    assert load_settings().backfill_folders == ()
+    monkeypatch.setenv("STRIPEMETER_BACKFILL_SOURCES", "s3://a, s3://b/in/,")
+    assert load_settings().backfill_folders == ("s3://a/", "s3://b/in/")
 
 
 def test_an_unusable_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
