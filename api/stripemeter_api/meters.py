@@ -67,7 +67,11 @@ def list_meters(
     "",
     status_code=201,
     response_model=ChangedMeterAnswer,
-    responses={**READ_PROBLEMS, 409: {"model": Problem, "description": "There is such a meter."}},
+    responses={
+        **READ_PROBLEMS,
+        200: {"model": ChangedMeterAnswer, "description": "The same request made it before."},
+        409: {"model": Problem, "description": "There is another meter of this name."},
+    },
     summary="Create a meter",
 )
 def create_meter(pool: Pool, body: NewMeterStatement, x_actor: ActorHeader = None) -> JsonAnswer:
@@ -81,7 +85,7 @@ def create_meter(pool: Pool, body: NewMeterStatement, x_actor: ActorHeader = Non
         expected_version=body.expected_version,
         now=datetime.now(UTC),
     )
-    return _changed(change, 201)
+    return _changed(change, 201 if change.is_changed else 200)
 
 
 @router.get(

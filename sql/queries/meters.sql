@@ -30,6 +30,12 @@ from meters
 where tenant_id = %(tenant_id)s and name = %(name)s
 order by version;
 
+-- name: count_meters
+-- How many meters a tenant has or had.
+select count(*)
+from meters
+where tenant_id = %(tenant_id)s and version = 1;
+
 -- name: append_meter_version
 -- One more version.
 insert into meters (tenant_id, name, version, effective_on, is_active, definition, actor, created_at)

@@ -49,6 +49,34 @@ def put_version(
     return MeterVersion(definition=definition, version=_next(versions), effective_on=start, is_active=True)
 
 
+def create_version(
+    versions: Sequence[MeterVersion],
+    definition: MeterDefinition,
+    *,
+    effective_on: date | None,
+    expected: int | None,
+    today: date,
+) -> MeterVersion | None:
+    """As `put_version`, of a meter that must not exist; None when the newest version is what this very request made.
+
+    Whoever lost the answer asks again, and must not be told that somebody else was faster.
+
+    Raises:
+        Conflict: there is another meter of the name, or another version is the newest than was expected.
+    """
+    newest = newest_of(versions)
+    if newest is None or not newest.is_active:
+        check_expected(versions, expected)
+        return put_version(versions, definition, effective_on=effective_on, today=today)
+    before = newest_of(version for version in versions if version.version < newest.version)
+    start = effective_on or (FROM_THE_BEGINNING if before is None else newest.effective_on)
+    is_made_by_create = before is None or not before.is_active
+    is_as_asked = newest.definition == definition and newest.effective_on == start
+    if not is_made_by_create or not is_as_asked or expected not in {None, newest.version - 1}:
+        raise Conflict(f"there is a meter {definition.name!r}: change it with PUT /v1/meters/{{name}}")
+    return None
+
+
 def end_version(versions: Sequence[MeterVersion], *, effective_on: date | None, today: date) -> MeterVersion | None:
     """The version that ends a meter from a day on, by default today; None when nothing counts from then on already."""
     newest = newest_of(versions)

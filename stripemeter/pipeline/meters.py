@@ -12,18 +12,21 @@ from datetime import UTC, date, datetime
 
 from psycopg_pool import ConnectionPool
 
-from stripemeter.errors import Conflict, NotFound
-from stripemeter.metering.meter_changes import check_expected, end_version, newest_of, put_version, touched_meters
+from stripemeter.errors import InvalidInput, NotFound
+from stripemeter.metering.meter_changes import check_expected, create_version, end_version, put_version, touched_meters
 from stripemeter.metering.meters import MeterVersion, parse_meter, version_on
 from stripemeter.pipeline.slice_recounts import drain
 from stripemeter.store import meters as store
 from stripemeter.store.ledger import lock_cursor
 from stripemeter.store.meters import RecordedVersion
-from stripemeter.store.postgres import transaction
+from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.slice_recounts import add_slice_recount
 
 RECOUNT_SECONDS = 5
 """How long a change recounts before it answers; the fold's ticks do the rest."""
+
+MAX_METERS = 1000
+"""Of one tenant, ended ones too, whose history stays: a fold reads the rules of every tenant it counts."""
 
 _Decide = Callable[[list[MeterVersion], date], MeterVersion | None]
 
@@ -101,7 +104,7 @@ def put_meter(
         recount_seconds: how long to recount before returning.
 
     Raises:
-        InvalidInput: no definition.
+        InvalidInput: no definition, or too many meters.
         Conflict: another version is the newest.
         Unavailable: Postgres does not answer. Whether the version was made is unknown: say the same again.
     """
@@ -127,19 +130,17 @@ def create_meter(
 ) -> MeterChange:
     """As `put_meter`, for a meter that must not exist; one that was deleted may be made again.
 
+    The very same request again changes nothing and goes on counting the days again: its answer may have been lost.
+
     Raises:
-        InvalidInput: no definition.
-        Conflict: there is such a meter, or another version is the newest.
-        Unavailable: Postgres does not answer.
+        InvalidInput: no definition, or too many meters.
+        Conflict: there is another such meter, or another version is the newest.
+        Unavailable: Postgres does not answer. Whether the version was made is unknown: say the same again.
     """
     definition = parse_meter(document)
 
     def decide(versions: list[MeterVersion], today: date) -> MeterVersion | None:
-        check_expected(versions, expected_version)
-        newest = newest_of(versions)
-        if newest is not None and newest.is_active:
-            raise Conflict(f"there is a meter {definition.name!r}: change it with PUT /v1/meters/{{name}}")
-        return put_version(versions, definition, effective_on=effective_on, today=today)
+        return create_version(versions, definition, effective_on=effective_on, expected=expected_version, today=today)
 
     return _change(pool, tenant_id, definition.name, decide, actor=actor, now=now, recount_seconds=recount_seconds)
 
@@ -206,6 +207,8 @@ def _change(
         before = [recorded.version for recorded in store.find_meter(tx, tenant_id, name)]
         version = decide(before, now.astimezone(UTC).date())
         if version is not None:
+            if not before:
+                _require_room(tx, tenant_id)
             store.append_meter_version(tx, tenant_id, version, actor=actor, now=now)
             meters = touched_meters(store.load_meter_versions(tx, [tenant_id])[tenant_id], name)
             reason = f"meter {name} version {version.version}"
@@ -218,3 +221,12 @@ def _change(
         is_changed=version is not None,
         pending_days=drain(pool, tenant_id=tenant_id, budget_seconds=recount_seconds),
     )
+
+
+def _require_room(tx: Tx, tenant_id: str) -> None:
+    if store.count_meters(tx, tenant_id) >= MAX_METERS:
+        raise InvalidInput(
+            f"a tenant has at most {MAX_METERS} meters, ended ones included: change one of them instead, or count "
+            "several things by one meter with dimensions",
+            field="name",
+        )

@@ -74,6 +74,12 @@ def append_meter_version(tx: Tx, tenant_id: str, version: MeterVersion, *, actor
     )
 
 
+def count_meters(tx: Tx, tenant_id: str) -> int:
+    """How many meters a tenant has or had."""
+    row = tx.execute(_Q["count_meters"], {"tenant_id": tenant_id}).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def load_counted_ranges(tx: Tx, tenant_id: str, meters: Iterable[str], first: date) -> list[tuple[date, date]]:
     """Unbroken ranges of days, first and last included, from `first` on, with counters of one of these meters."""
     parameters = {"tenant_id": tenant_id, "meters": sorted(meters), "first_day": first}

@@ -84,12 +84,14 @@ def test_a_meter_counts_what_happened_before_it_was_made(api: Api, tenant: str, 
 
 
 def test_creating_refuses_what_is_there(api: Api, tenant: str) -> None:
-    """Until it is deleted; then its versions go on."""
+    """The same request again is the same meter, another is refused until it is deleted; then its versions go on."""
     body = {"tenantId": tenant, "name": "pro_calls", "filter": PRO}
     made = api.post("/v1/meters", json=body)
     assert (made.status_code, made.json()["version"]) == (201, 1)
     again = api.post("/v1/meters", json=body)
-    assert (again.status_code, again.json()["code"]) == (409, "conflict")
+    assert (again.status_code, again.json()) == (200, made.json())
+    other = api.post("/v1/meters", json={**body, "aggregation": "max"})
+    assert (other.status_code, other.json()["code"]) == (409, "conflict")
     deleted = api.delete("/v1/meters/pro_calls", params={"tenantId": tenant, "effectiveFrom": "2026-11-01"})
     assert deleted.status_code == 200, deleted.text
     assert (deleted.json()["version"], deleted.json()["isActive"]) == (2, False)

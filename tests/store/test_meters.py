@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from psycopg_pool import ConnectionPool
@@ -83,6 +84,78 @@ def waiting(pool: ConnectionPool) -> list[tuple[date, date, str]]:
     """Ranges of days that wait to be counted again."""
     with transaction(pool) as tx:
         return tx.execute("select next_day, last_day, reason from slice_recounts order by id").fetchall()
+
+
+def create(pool: ConnectionPool, document: object, **said: Any) -> MeterChange:  # noqa: ANN401 - options
+    """Create a meter of tenant `t`."""
+    options = {"effective_on": None, "expected_version": None, "recount_seconds": PATIENT, **said}
+    return create_meter(pool, "t", document, actor="ann", now=NOW, **options)
+
+
+def test_a_create_whose_answer_was_lost_is_the_same_meter(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database died while days were counted again: asked again, it is no conflict and the rest is counted."""
+    send(pool, "2026-11-22", 5, meta='{"plan": "pro"}')
+
+    def die(*_: object, **__: object) -> int:
+        raise Unavailable("Postgres went away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stripemeter.pipeline.meters.drain", die)
+        with pytest.raises(Unavailable):
+            create(pool, PRO, expected_version=0)
+    assert waiting(pool) != []
+    again = create(pool, PRO, expected_version=0)
+    assert (again.is_created, again.is_changed, again.pending_days) == (False, False, 0)
+    assert [recorded.version.version for recorded in again.versions] == [1]
+    assert counted(pool)["pro_calls", "2026-11-22"] == 5
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({**PRO, "aggregation": "max"}, {}),
+        (PRO, {"effective_on": date(2026, 11, 1)}),
+        (PRO, {"expected_version": 1}),
+        (PRO, {"expected_version": 2}),
+    ],
+)
+def test_another_create_of_the_name_is_a_conflict(pool: ConnectionPool, document: object, said: dict[str, Any]) -> None:
+    """Another definition, day or expectation: not this request's meter. Nothing changes."""
+    create(pool, PRO)
+    with pytest.raises(Conflict):
+        create(pool, document, **said)
+    assert [recorded.version.version for recorded in create(pool, PRO).versions] == [1]
+
+
+def test_a_meter_made_again_is_the_same_when_asked_again(pool: ConnectionPool) -> None:
+    """After its end it has a next version; what a PUT made is nobody's create."""
+    create(pool, PRO)
+    delete(pool, "pro_calls")
+    for is_changed in (True, False):
+        assert create(pool, PRO, expected_version=2).is_changed is is_changed
+    put(pool, {**PRO, "aggregation": "max"})
+    with pytest.raises(Conflict):
+        create(pool, {**PRO, "aggregation": "max"})
+
+
+def test_a_tenant_has_a_bounded_number_of_meters(pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal names the bound; those there are can be changed, and ended ones made again; others have their own."""
+    monkeypatch.setattr("stripemeter.pipeline.meters.MAX_METERS", 2)
+    create(pool, PRO)
+    put(pool, {"name": "second"})
+    for make in (create, put):
+        with pytest.raises(InvalidInput, match="at most 2 meters") as refused:
+            make(pool, {"name": "third"})
+        assert refused.value.field == "name"
+    assert put(pool, {"name": "second", "aggregation": "max"}).is_changed
+    delete(pool, "second")
+    with pytest.raises(InvalidInput):
+        create(pool, {"name": "third"})
+    assert create(pool, {"name": "second"}).is_changed
+    other = create_meter(pool, "u", {"name": "third"}, effective_on=None, actor="ann", now=NOW)
+    assert other.is_created
 
 
 def test_a_new_meter_counts_all_of_history_and_a_change_counts_from_today(pool: ConnectionPool) -> None:
