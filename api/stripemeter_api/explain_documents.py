@@ -171,6 +171,6 @@ class ExplainUsageAnswer(Document):
     has_more: bool
     next_cursor: str | None
     is_in_lake: bool = Field(
-        description="A month was dropped from Postgres: its events are in the lake and in none of the pages."
+        description="A month was dropped from Postgres: the lake alone has its events, which the pages show as all others."
     )
     is_recount_pending: bool

@@ -10,16 +10,6 @@ select
 from dropped_months
 where month_on = %(month_on)s;
 
--- name: load_first_dropped
--- The earliest dropped month that a range of days touches, both ends included; an end that is null is open.
-select month_on
-from dropped_months
-where
-    (%(first_on)s::date is null or month_on >= date_trunc('month', %(first_on)s::date::timestamp)::date)
-    and (%(last_on)s::date is null or month_on <= %(last_on)s::date)
-order by month_on
-limit 1;
-
 -- name: list_dropped_months
 -- Every dropped month, ascending.
 select month_on

@@ -47,7 +47,7 @@ where
 
 -- name: load_events
 -- Events of some references of a customer and some metrics in [start_at, end_at) beyond the key (after_ts, after_seq),
--- oldest first, columns as find_event.
+-- oldest first, columns as find_event; no batch of a row that was brought from the lake.
 with cursor as materialized (
     select folded_below from fold_cursors
     where name = 'counters'
@@ -80,7 +80,7 @@ select
     event.resource_id,
     event.meta::text as meta,
     event.backfill_id,
-    event.xid::text as batch,
+    nullif(event.xid::text, '0') as batch,
     event.xid < coalesce((select folded_below from cursor), '0'::xid8) as is_folded,
     late.id as adjustment_id,
     late.status as late_status,

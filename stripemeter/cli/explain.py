@@ -106,7 +106,7 @@ def _usage_lines(found: ExplainedUsage) -> Iterator[str]:
         delta = "" if adjustment.delta is None else f" {adjustment.delta:+f}"
         yield f"  adjustment {adjustment.id}, {adjustment.reason}, {adjustment.status}{delta}"
     if found.is_in_lake:
-        yield "  the month's events are in the lake: ask `stripemeter query`"
+        yield "  the lake alone has events of the month"
     if found.is_recount_pending:
         yield "  the day waits to be counted again"
 

@@ -78,7 +78,7 @@ class UsageEventRow:
 class ExplainedUsage:
     """What a customer's usage of a meter over some days is made of.
 
-    `events` is a page of those in Postgres; `is_in_lake` says that some of the days' are in the lake alone.
+    `is_in_lake` says that the lake alone has events of some of these days; they are in the page as all others.
     """
 
     customer_ref: str
@@ -141,7 +141,9 @@ def explain_usage(
     Events not counted yet are in the page too: they are part of what reads answer.
 
     Raises:
-        Unavailable: Postgres does not answer, or not in time.
+        TookTooLong: too much of the days lives in the lake alone.
+        InvariantBroken: a month was dropped and the lake does not have it.
+        Unavailable: Postgres or the lake does not answer, or not in time.
     """
     with transaction(pool) as tx:
         store.begin_snapshot(tx)

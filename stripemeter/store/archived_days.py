@@ -83,7 +83,7 @@ def list_archived_days(tx: Tx, first: date, last: date) -> list[date]:
 
 
 def load_unarchived_days(tx: Tx, *, before: date, limit: int) -> list[date]:
-    """Days with usage before `before` that the lake lacks, or holds in an older state or without items and rules; oldest first.
+    """Days with usage before `before` that the lake lacks or holds in an older state or form; oldest first.
 
     Level-triggered: a day stays in this list until it is archived as it is, whatever became of the requests for it.
     """

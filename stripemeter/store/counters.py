@@ -10,19 +10,17 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from functools import reduce
 
 import polars as pl
 
 from stripemeter.metering.aggregation import Counted
 from stripemeter.metering.frames import COUNTER_ITEMS, COUNTERS
 from stripemeter.metering.meters import OTHER
+from stripemeter.store.copy_text import as_copy_text
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
 
 _Q = load_queries("counters")
-_ESCAPES = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
-"""What COPY's text format reads as something else, the escape character first."""
 
 
 CustomerDay = tuple[str, str, date]
@@ -145,21 +143,4 @@ def _stage(tx: Tx, counted: Counted) -> None:
 
 def _copy(tx: Tx, name: str, frame: pl.DataFrame) -> None:
     with tx.cursor() as cursor, cursor.copy(_Q[name]) as copy:
-        copy.write(_as_copy_text(frame))
-
-
-def _as_copy_text(frame: pl.DataFrame) -> str:
-    r"""The frame in COPY's text format.
-
-    Not as CSV: before version 18 a quoted line that is only `\\.` ends a CSV copy, and a name may hold one.
-    """
-    escaped = frame.with_columns(
-        reduce(lambda text, pair: text.str.replace_all(*pair, literal=True), _ESCAPES, pl.col(pl.String))
-    )
-    return escaped.write_csv(
-        include_header=False,
-        separator="\t",
-        quote_style="never",
-        null_value="\\N",
-        datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ",
-    )
+        copy.write(as_copy_text(frame))

@@ -1,7 +1,7 @@
 """Months whose ledger rows live in the lake alone: the table `dropped_months`, and reading such a month.
 
 Belongs here: where a day lies, its archived events as they count now. Does not: when a month may go
-(`pipeline.retention`), files (`store.lake`).
+(`pipeline.retention`), files (`store.lake`), questions to its rows (`store.archived_rows`).
 
 A dropped month may have rows in Postgres again: events that came later. A day of it is both, each event once.
 """
@@ -15,7 +15,7 @@ from uuid import UUID
 
 import polars as pl
 
-from stripemeter.errors import InvalidInput, InvariantBroken
+from stripemeter.errors import InvariantBroken
 from stripemeter.metering.days import day_bounds, days_between, month_start, next_month
 from stripemeter.metering.frames import ARCHIVED_EVENTS, LEDGER_EVENTS
 from stripemeter.store import ledger
@@ -47,26 +47,6 @@ def load_dropped_month(tx: Tx, month_on: date) -> DroppedMonth | None:
 def list_dropped_months(tx: Tx) -> set[date]:
     """First days of all dropped months."""
     return {row[0] for row in tx.execute(_Q["list_dropped_months"])}
-
-
-def refuse_dropped(tx: Tx, first: date | None, last: date | None, *, field: str) -> None:
-    """Refuse a question to ledger rows from first to last (None: open) of which some are in the lake alone.
-
-    Raises:
-        InvalidInput: a dropped month is among them.
-    """
-    row = tx.execute(_Q["load_first_dropped"], {"first_on": first, "last_on": last}).fetchone()
-    if row is not None:
-        raise in_the_lake(row[0], field=field)
-
-
-def in_the_lake(month_on: date, *, field: str) -> InvalidInput:
-    """What to say of a question to the rows of a dropped month."""
-    return InvalidInput(
-        f"the events of {month_on:%Y-%m} live in the lake: ask for usage by whole UTC days, for other months, or the "
-        "lake itself by `stripemeter query`",
-        field=field,
-    )
 
 
 def has_partition(tx: Tx, month_on: date) -> bool:

@@ -18,6 +18,7 @@ import polars as pl
 from stripemeter.metering.days import day_bounds, month_start
 from stripemeter.metering.events import key_hash
 from stripemeter.metering.frames import LEDGER_EVENTS
+from stripemeter.store.archived_rows import bring_rows, keep_ledger
 from stripemeter.store.dropped_months import find_archived, list_dropped_months
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
@@ -111,6 +112,7 @@ class RefusedPayload:
 def begin_snapshot(tx: Tx) -> None:
     """The transaction sees one instant from here on, and no statement takes for ever."""
     tx.execute(_Q["begin_snapshot"])
+    keep_ledger(tx)
     tx.execute(_Q["limit_time"])
 
 
@@ -141,7 +143,21 @@ def load_events(
     after: tuple[datetime, int] | None,
     most: int,
 ) -> list[StoredEvent]:
-    """At most so many events of the days (both included) beyond (ts, seq), oldest first."""
+    """At most so many events of the days (both included) beyond (ts, seq), oldest first, wherever they lie.
+
+    Raises:
+        TookTooLong: too much of the days lives in the lake alone.
+        InvariantBroken: a dropped day is not in the lake.
+        Unavailable: Postgres or the lake does not answer.
+    """
+    bring_rows(
+        tx,
+        first_on if after is None else max(first_on, after[0].astimezone(UTC).date()),
+        last_on,
+        tenant_id=tenant_id,
+        metrics=metrics,
+        customer_refs=customer_refs,
+    )
     parameters = {
         "tenant_id": tenant_id,
         "customer_refs": sorted(customer_refs),

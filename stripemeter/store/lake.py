@@ -17,7 +17,7 @@ import hashlib
 import io
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
@@ -219,6 +219,30 @@ def load_events(lake: Lake, day: date, *, sha256: str | None = None) -> pl.DataF
         InvariantBroken: no file, or not the one asked for.
     """
     return ARCHIVED_EVENTS.validate(_from_parquet(_load(lake, "events", day, sha256)))
+
+
+def load_events_of(
+    lake: Lake,
+    day: date,
+    *,
+    sha256: str,
+    tenant_id: str,
+    metrics: Collection[str] | None = None,
+    customer_refs: Collection[str] | None = None,
+) -> pl.DataFrame:
+    """A tenant's events of a day, of these metrics and references or of all; shape ARCHIVED_EVENTS.
+
+    Files are sorted by tenant and metric, so what is asked for is nearly all that is decoded.
+
+    Raises:
+        InvariantBroken: no file, or not the one asked for.
+    """
+    asked = pl.col("tenant_id") == tenant_id
+    for name, wanted in (("metric", metrics), ("customer_ref", customer_refs)):
+        if wanted is not None:
+            asked &= pl.col(name).is_in(sorted(wanted))
+    content = _load(lake, "events", day, sha256)
+    return ARCHIVED_EVENTS.validate(pl.scan_parquet(io.BytesIO(content)).filter(asked).collect())
 
 
 def load_counters(lake: Lake, day: date, *, sha256: str | None = None) -> pl.DataFrame:

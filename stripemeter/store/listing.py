@@ -12,6 +12,8 @@ a counter of its own day or in the unfolded tail, as of one snapshot: an event t
 So a tenant with meters, aliases, voids or adjustments, whose counters hold other numbers, is asked of the ledger alone.
 
 Sorting by a text, and a `total` by source or time, read every row of the months asked for (cut off after 15 s).
+
+Days of dropped months are read from the lake, as they are entered or all that are asked for at once (`archived_rows`).
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import Unavailable
 from stripemeter.metering.days import month_start
-from stripemeter.store.dropped_months import in_the_lake, list_dropped_months, refuse_dropped
+from stripemeter.store.archived_rows import bring_rows, keep_ledger, refuse_too_much
+from stripemeter.store.dropped_months import list_dropped_months
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.sql import load_queries
 
@@ -109,12 +112,15 @@ def load_events(
     """A page of a tenant's events: `limit` of them from `offset`, or those beyond `after` (then without a total).
 
     Raises:
-        InvalidInput: the page enters a month that lives in the lake alone.
-        Unavailable: the database is down, the listing took too long, or the counters belong to another cluster.
+        TookTooLong: too much of it lives in the lake alone.
+        InvariantBroken: a dropped day is not in the lake.
+        Unavailable: the database or the lake is down, the listing took too long, or the counters belong to another
+            cluster.
     """
     queries = load_queries("listing")
     with transaction(pool) as tx:
         tx.execute(queries["begin_snapshot"])
+        keep_ledger(tx)
         tx.execute(queries["limit_time"])
         most = offset + limit + 1
         has_own_rules = _has_own_rules(tx, which.tenant_id)
@@ -135,7 +141,7 @@ def _has_own_rules(tx: Tx, tenant_id: str) -> bool:
 def _count(tx: Tx, which: EventFilter, *, has_own_rules: bool) -> int:
     is_by_counters = not has_own_rules and which.source is None and which.start is None and which.end is None
     if not is_by_counters:
-        _refuse_dropped(tx, which.start, which.end)
+        _bring(tx, which, which.start, which.end)
     name = "count_by_counters" if is_by_counters else "count_by_ledger"
     row = tx.execute(load_queries("listing")[name], _filters(which), prepare=False).fetchone()
     return int(row[0]) if row is not None else 0
@@ -151,14 +157,21 @@ def _sort(
         "after_text": after.value if after else None,
         "after_seq": after.seq if after else None,
     }
-    _refuse_dropped(tx, which.start, which.end)
+    _bring(tx, which, which.start, which.end)
     name = "load_by_text_descending" if is_descending else "load_by_text_ascending"
     return [_event(row) for row in tx.execute(load_queries("listing")[name], parameters, prepare=False)]
 
 
-def _refuse_dropped(tx: Tx, first: datetime | None, last: datetime | None) -> None:
-    days = [None if bound is None else bound.astimezone(UTC).date() for bound in (first, last)]
-    refuse_dropped(tx, *days, field="startTime")
+def _bring(tx: Tx, which: EventFilter, first: datetime | None, last: datetime | None) -> int:
+    """Brings what the filter admits of dropped months, both instants included; how many events were looked at."""
+    return bring_rows(
+        tx,
+        None if first is None else first.astimezone(UTC).date(),
+        None if last is None else last.astimezone(UTC).date(),
+        tenant_id=which.tenant_id,
+        metrics=None if which.metric is None else [which.metric],
+        customer_refs=None if which.customer_ref is None else [which.customer_ref],
+    )
 
 
 def _walk(
@@ -177,13 +190,16 @@ def _walk(
         "after_seq": after.seq if after else None,
     }
     found: list[LedgerEvent] = []
-    if name_of_days == "load_days_by_ledger":
-        _refuse_dropped(tx, first_ts, last_ts)
+    looked_at = 0
     dropped = list_dropped_months(tx)
+    if name_of_days == "load_days_by_ledger":
+        _bring(tx, which, first_ts, last_ts)
+        dropped = set()
     for day in _days(tx, which, name_of_days, first_ts, last_ts, is_descending=is_descending):
-        if month_start(day.day) in dropped:
-            raise in_the_lake(month_start(day.day), field="startTime")
         bounds = _clip(day, first_ts, last_ts)
+        if month_start(day.day) in dropped:
+            looked_at += _bring(tx, which, *bounds)
+            refuse_too_much(looked_at)
         for stretch in _stretches(bounds, day.event_count, most - len(found), is_descending=is_descending):
             window = {"first_ts": stretch[0], "last_ts": stretch[1], "most": most - len(found)}
             found.extend(_event(row) for row in tx.execute(query, {**parameters, **window}, prepare=False))

@@ -20,11 +20,7 @@ from stripemeter.pipeline.retention import KEPT_AFTER, drop_month
 from stripemeter.pipeline.void import void_event
 from stripemeter.store.dropped_months import has_partition
 from stripemeter.store.lake import LocalLake, load_events
-from stripemeter.store.listing import EventFilter
-from stripemeter.store.listing import load_events as list_events
-from stripemeter.store.metered_usage import load_events as load_metered
 from stripemeter.store.postgres import transaction
-from stripemeter.store.usage_windows import UsageQuestion, load_usage_windows
 from tests.laws.worlds import NOW, Fact, ingest_into, outcomes, parse, stored_counters
 
 MONTH = date(2025, 1, 1)
@@ -190,28 +186,3 @@ def test_a_bulk_that_knew_the_month_loses_nothing(pool: ConnectionPool, database
     with transaction(pool) as tx:
         stored = store_events(tx, parse([Fact(customer="a", ts=NOON, key="5"), FACTS[0]]), received_on=NOW.date())
     assert outcomes(stored) == ["accepted", "duplicate"]
-
-
-def test_questions_to_rows_that_left_are_refused(pool: ConnectionPool, database_url: str, lake: LocalLake) -> None:
-    """Never a number or a page that silently lacks what the lake has; by whole days, and elsewhere, as before."""
-    dropped(pool, database_url, lake)
-    edges = [datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC), datetime(2025, 3, 1, tzinfo=UTC)]
-    question = UsageQuestion(tenant_id="acme", metric="api_calls", edges=edges)
-    assert [cell.quantity for cell in load_usage_windows(pool, question).cells] == [7.5, 8]
-    with pytest.raises(InvalidInput, match="2025-01 live in the lake"):
-        load_usage_windows(pool, question, reader="ledger")
-    later = UsageQuestion(tenant_id="acme", metric="api_calls", edges=edges[1:])
-    assert [cell.quantity for cell in load_usage_windows(pool, later, reader="ledger").cells] == [8]
-    folded = {"tenant_id": "acme", "refs": None, "metrics": None, "most": 9, "since_xid": "0", "until_ts": edges[-1]}
-    filters = dict.fromkeys(("known_at", "source", "resource_id", "meta_filters"))
-    with transaction(pool) as tx:
-        with pytest.raises(InvalidInput, match="2025-01 live in the lake"):
-            load_metered(tx, {**folded, **filters, "from_ts": NOON})
-        assert load_metered(tx, {**folded, **filters, "from_ts": edges[1]}).height == 1
-    whole, since = EventFilter(tenant_id="acme"), EventFilter(tenant_id="acme", start=edges[1])
-    assert list_events(pool, whole, sort="ts", is_descending=True, limit=0).has_more
-    for sort in ("ts", "metric"):
-        with pytest.raises(InvalidInput, match="2025-01 live in the lake"):
-            list_events(pool, whole, sort=sort, is_descending=True, limit=9)
-        page = list_events(pool, since, sort=sort, is_descending=True, limit=9)
-        assert [event.idempotency_key for event in page.events] == ["4"]
