@@ -112,7 +112,7 @@ def read_all(pool: ConnectionPool, days: Sequence[date]) -> None:
     query = load_queries("scan")["scan_day"]
     with closing(dbapi.connect(database_url_of(pool))) as connection, closing(connection.cursor()) as cursor:
         for day in days:
-            cursor.execute(query, (*day_bounds(day), below, day))
+            cursor.execute(query, (*day_bounds(day), below, day, 1, 0))
             pl.DataFrame(cursor.fetch_arrow())
 
 

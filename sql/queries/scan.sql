@@ -31,9 +31,14 @@ where
         where void.seq = event.seq
     );
 
+-- name: keep_snapshot
+-- Every read from here to the end of the transaction sees the same state.
+set local transaction_isolation = 'repeatable read';
+
 -- name: scan_day
 -- The events of day $4, the time range [$1, $2), that the fold has read (xid below $3) and that count: neither voided
--- nor withheld by a late adjustment; any order.
+-- nor withheld by a late adjustment; any order. Of $5 shares of the customers, aliases with whom they mean, the one
+-- numbered $6; with a single share the planner drops what chooses it.
 with metered as (
     select distinct tenant_id from meters
 ),
@@ -72,6 +77,10 @@ select
 from events as event
 left join metered on event.tenant_id = metered.tenant_id
 left join late on event.seq = late.event_seq
+left join customer_aliases as alias
+    on
+        event.tenant_id = alias.tenant_id
+        and event.customer_ref = alias.alias_ref
 where
     event.ts >= $1
     and event.ts < $2
@@ -80,6 +89,11 @@ where
     and not exists (
         select from voided
         where voided.seq = event.seq
+    )
+    and (
+        $5::bigint = 1
+        or mod(hashtextextended(coalesce(alias.customer_ref, event.customer_ref), 0) & 9223372036854775807, $5::bigint)
+        = $6::bigint
     );
 
 -- name: scan_counters

@@ -12,12 +12,10 @@ from datetime import UTC, date, datetime, timedelta
 
 from psycopg_pool import ConnectionPool
 
-from stripemeter.metering.aggregation import aggregate
 from stripemeter.metering.days import days_between, month_start
-from stripemeter.metering.readings import read_meters
+from stripemeter.pipeline.count_day import count_day
 from stripemeter.store import counters, ledger
 from stripemeter.store.counters import CounterMismatch
-from stripemeter.store.dropped_months import load_day
 from stripemeter.store.freshness import FoldState, load_fold_state
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.rulebook import load_rulebook
@@ -84,8 +82,9 @@ def _compare_day(pool: ConnectionPool, scanner: LedgerScanner, day: date) -> lis
     with transaction(pool) as tx:
         counters.lock_days(tx, [day])
         below = ledger.load_cursor(tx)
-        events = load_day(tx, scanner, day, below=below)
-        return counters.compare_day(tx, day, aggregate(read_meters(events, load_rulebook(tx))))
+        expected = sum(total.events for total in counters.load_day_totals(tx, day))
+        made = count_day(tx, scanner, day, load_rulebook(tx), below=below, expected=expected)
+        return counters.compare_day(tx, day, made.counted)
 
 
 def conservation(pool: ConnectionPool) -> tuple[TenantConservation, ...]:

@@ -9,15 +9,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-import polars as pl
 from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import StripeMeterError
 from stripemeter.metering.aggregation import aggregate
 from stripemeter.metering.readings import read_meters
+from stripemeter.pipeline.count_day import count_day
 from stripemeter.store import counter_days, counters, ledger
 from stripemeter.store.counters import MeterTotal
-from stripemeter.store.dropped_months import load_day, load_slice
+from stripemeter.store.dropped_months import load_slice
 from stripemeter.store.lateness import absorb_day
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.rulebook import load_rulebook
@@ -104,20 +104,27 @@ def _recount(pool: ConnectionPool, day: date, scanner: LedgerScanner, now: datet
         # After the lock: a fold that held it has committed, and its cursor is visible to this statement.
         below = ledger.load_cursor(tx)
         version = counter_days.load_dirty_version(tx, day)
-        events = load_day(tx, scanner, day, below=below)
+        totals = counters.load_day_totals(tx, day)
         absorbed = absorb_day(tx, day, now=now)
-        if absorbed:  # the scanner's own transaction still calls them late
-            events = events.with_columns(is_late=pl.lit(value=False))
-        counted = aggregate(read_meters(events, load_rulebook(tx)))
+        made = count_day(
+            tx,
+            scanner,
+            day,
+            load_rulebook(tx),
+            below=below,
+            expected=sum(total.events for total in totals),
+            absorbed=absorbed,
+        )
+        counted = made.counted
         # Nearly always equal: then nothing is staged or written, which would cost more than all the rest.
         changed = 0 if scanner.holds_counters(day, counted) else counters.replace_day(tx, day, counted)
         counter_days.settle_day(tx, day, version)
         retry_slices(tx, day)
         return RecountedDay(
             day=day,
-            events=events.height,
+            events=made.events,
             counters=counted.counters.height,
             changed=changed,
             absorbed=absorbed,
-            meters=counters.load_day_totals(tx, day),
+            meters=counters.load_day_totals(tx, day) if changed else totals,
         )

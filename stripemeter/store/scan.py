@@ -50,7 +50,21 @@ class LedgerScanner:
         Raises:
             Unavailable: the server does not answer.
         """
-        return LEDGER_EVENTS.validate(self._scan("scan_day", (*day_bounds(day), str(below), day)))
+        return LEDGER_EVENTS.validate(self._scan("scan_day", (*day_bounds(day), str(below), day, 1, 0)))
+
+    def scan_day_shares(self, day: date, *, below: int, shares: int) -> Iterator[pl.DataFrame]:
+        """`scan_day` in as many frames, all of one snapshot, each customer's events in one of them.
+
+        Raises:
+            Unavailable: the server does not answer.
+        """
+        self._read("keep_snapshot", ())
+        try:
+            for share in range(shares):
+                frame = self._read("scan_day", (*day_bounds(day), str(below), day, shares, share))
+                yield LEDGER_EVENTS.validate(_with_decimals(frame))
+        finally:
+            self._end()
 
     def scan_archive_day(self, day: date, *, below: int) -> pl.DataFrame:
         """As `scan_day`, with everything an event carries; shape ARCHIVED_EVENTS, any order.
@@ -84,20 +98,33 @@ class LedgerScanner:
             connection.close()
 
     def _scan(self, name: str, parameters: tuple[object, ...]) -> pl.DataFrame:
-        return self._fetch(name, parameters).with_columns(pl.col("quantity").str.to_decimal(scale=12))
+        return _with_decimals(self._fetch(name, parameters))
 
     def _fetch(self, name: str, parameters: tuple[object, ...]) -> pl.DataFrame:
+        frame = self._read(name, parameters)
+        self._end()
+        return frame
+
+    def _read(self, name: str, parameters: tuple[object, ...]) -> pl.DataFrame:
         try:
             if self._connection is None:
                 self._connection = dbapi.connect(self._database_url)
             with closing(self._connection.cursor()) as cursor:
                 cursor.execute(_Q[name], parameters)
-                frame = pl.DataFrame(cursor.fetch_arrow())
-            self._connection.rollback()  # the next read sees what is committed by then
+                return pl.DataFrame(cursor.fetch_arrow())
         except AdbcError as error:
             self.close()
             raise Unavailable(f"cannot read the ledger: {error}") from error
-        return frame
+
+    def _end(self) -> None:
+        """The next read sees what is committed by then."""
+        if self._connection is None:  # lost
+            return
+        try:
+            self._connection.rollback()
+        except AdbcError as error:
+            self.close()
+            raise Unavailable(f"cannot read the ledger: {error}") from error
 
 
 @contextmanager
@@ -105,6 +132,10 @@ def open_scanner(pool: ConnectionPool) -> Iterator[LedgerScanner]:
     """A scanner of the pool's database, closed at the end of the block."""
     with closing(LedgerScanner(database_url_of(pool))) as scanner:
         yield scanner
+
+
+def _with_decimals(events: pl.DataFrame) -> pl.DataFrame:
+    return events.with_columns(pl.col("quantity").str.to_decimal(scale=12))
 
 
 def _carried(states: pl.DataFrame) -> pl.DataFrame:
