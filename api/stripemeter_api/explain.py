@@ -87,6 +87,7 @@ def explain_usage(  # noqa: PLR0913 - one argument per query parameter
             "lastDay": last_on.isoformat(),
             "counters": [_counter(counter, segment, found.aggregation) for counter, segment in found.counters],
             "adjustments": [_adjustment(adjustment) for adjustment in found.adjustments],
+            "hasMoreAdjustments": found.has_more_adjustments,
             "versions": [_span(span) for span in found.versions],
             "events": [_row(row) for row in found.events],
             "hasMore": found.has_more,

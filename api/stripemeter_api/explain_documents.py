@@ -166,6 +166,7 @@ class ExplainUsageAnswer(Document):
     last_day: date
     counters: list[ExplainedCounter]
     adjustments: list[UsageAdjustment] = Field(description="The oldest 1000.")
+    has_more_adjustments: bool = Field(description="There are more: `GET /v1/adjustments` lists all of them by cursor.")
     versions: list[VersionSpanDocument]
     events: list[UsageEventDocument]
     has_more: bool

@@ -105,6 +105,8 @@ def _usage_lines(found: ExplainedUsage) -> Iterator[str]:
     for adjustment in found.adjustments:
         delta = "" if adjustment.delta is None else f" {adjustment.delta:+f}"
         yield f"  adjustment {adjustment.id}, {adjustment.reason}, {adjustment.status}{delta}"
+    if found.has_more_adjustments:
+        yield "  and more adjustments: `stripemeter adjustments list` has all of them"
     if found.is_in_lake:
         yield "  the lake alone has events of the month"
     if found.is_recount_pending:

@@ -86,6 +86,7 @@ class ExplainedUsage:
     aggregation: str
     counters: Sequence[tuple[StoredCounter, Segment]]
     adjustments: Sequence[StoredAdjustment]
+    has_more_adjustments: bool
     versions: Sequence[VersionSpan]
     events: Sequence[UsageEventRow]
     has_more: bool
@@ -163,6 +164,15 @@ def explain_usage(
             after=after,
             most=limit + 1,
         )
+        adjustments, has_more_adjustments = store.load_adjustments(
+            tx,
+            tenant_id=tenant_id,
+            customer_refs=refs,
+            meter=meter,
+            metrics=metrics,
+            first_on=first_on,
+            last_on=last_on,
+        )
         return ExplainedUsage(
             customer_ref=customer,
             refs=refs,
@@ -173,15 +183,8 @@ def explain_usage(
                     tx, tenant_id=tenant_id, customer_ref=customer, meter=meter, first_on=first_on, last_on=last_on
                 )
             ],
-            adjustments=store.load_adjustments(
-                tx,
-                tenant_id=tenant_id,
-                customer_refs=refs,
-                meter=meter,
-                metrics=metrics,
-                first_on=first_on,
-                last_on=last_on,
-            ),
+            adjustments=adjustments,
+            has_more_adjustments=has_more_adjustments,
             versions=versions,
             events=_rows(events[:limit], rulebook, rules, meter),
             has_more=len(events) > limit,

@@ -194,8 +194,8 @@ def load_adjustments(
     metrics: Collection[str],
     first_on: date,
     last_on: date,
-) -> list[StoredAdjustment]:
-    """Adjustments of the meter and late events of the metrics, oldest first; at most MOST_ADJUSTMENTS."""
+) -> tuple[list[StoredAdjustment], bool]:
+    """The oldest MOST_ADJUSTMENTS of the meter and of late events of the metrics, and whether there are more."""
     parameters = {
         "tenant_id": tenant_id,
         "customer_refs": sorted(customer_refs),
@@ -203,9 +203,10 @@ def load_adjustments(
         "metrics": sorted(metrics),
         "first_on": first_on,
         "last_on": last_on,
-        "most": MOST_ADJUSTMENTS,
+        "most": MOST_ADJUSTMENTS + 1,
     }
-    return [_fill(StoredAdjustment, row) for row in tx.execute(_Q["load_adjustments"], parameters)]
+    found = [_fill(StoredAdjustment, row) for row in tx.execute(_Q["load_adjustments"], parameters)]
+    return found[:MOST_ADJUSTMENTS], len(found) > MOST_ADJUSTMENTS
 
 
 def load_refused(tx: Tx, tenant_id: str, idempotency_key: str) -> list[RefusedPayload]:

@@ -227,6 +227,23 @@ def test_usage_is_its_events(api: Api, tenant: str, ingest: Ingest, pool: Connec
     assert [row["id"] for row in month][-1] == "other day"
 
 
+def test_adjustments_that_are_left_out_are_said(api: Api, tenant: str, pool: ConnectionPool) -> None:
+    """A thousand are whole; of one more the oldest thousand, and that there are more."""
+    with pool.connection() as connection:
+        for first, last, has_more in ((1, 1000, False), (1001, 1001, True)):
+            connection.execute(
+                "insert into adjustments (id, tenant_id, metric, customer_ref, period, day, effective_at, delta,"
+                " reason, status, note, actor, created_at, updated_at) select gen_random_uuid(), %s, 'api_calls', 'c1',"
+                " 'day', %s, %s, 1, 'manual', 'pending', n, 'test', to_timestamp(n), now()"
+                " from generate_series(%s::integer, %s) as n",
+                (tenant, DAY, TS, first, last),
+            )
+            connection.commit()
+            found = usage(api, tenant)
+            assert [row["note"] for row in found["adjustments"]] == [str(n) for n in range(1, 1001)]
+            assert found["hasMoreAdjustments"] is has_more
+
+
 def test_an_alias_is_explained_as_its_customer(api: Api, tenant: str, ingest: Ingest, pool: ConnectionPool) -> None:
     """Whichever reference is asked for."""
     ingest({"idempotencyKey": "a", "ts": TS, "customerRef": "old"}, {"idempotencyKey": "b", "ts": TS})
