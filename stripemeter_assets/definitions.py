@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from stripemeter_assets import backfills, triggers
+from stripemeter_assets import backfills, retention, triggers
 from stripemeter_assets.assets import archive, counters, events, pushes, reconciliations
 from stripemeter_assets.resources import LakeResource, PostgresResource, StripeResource
 
@@ -44,6 +44,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             triggers.prove,
             triggers.archive,
             triggers.housekeeping,
+            retention.retention,
             backfills.backfill,
         ],
         sensors=[triggers.fold_events, triggers.late_days, triggers.unpushed_usage, backfills.pending_backfills],
@@ -52,6 +53,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             triggers.hourly_watch,
             triggers.nightly_proof,
             triggers.nightly_archive,
+            retention.nightly_retention,
             triggers.daily_housekeeping,
         ],
         resources={

@@ -172,6 +172,6 @@ class ExplainUsageAnswer(Document):
     has_more: bool
     next_cursor: str | None
     is_in_lake: bool = Field(
-        description="A month was dropped from Postgres: the lake alone has its events, which the pages show as all others."
+        description="A month was dropped from Postgres: the lake alone has its events; they are in the pages as ever."
     )
     is_recount_pending: bool

@@ -86,3 +86,20 @@ where
         select from event_voids as void
         where void.seq = late.event_seq
     );
+
+-- name: list_partitions
+-- First days of the months that have a ledger partition of their own and are before %(before)s, ascending.
+select to_date(substr(c.relname, 8), 'YYYY_MM') as month_on
+from pg_inherits as i
+inner join pg_class as c on i.inhrelid = c.oid
+where
+    i.inhparent = 'events'::regclass
+    and c.relname ~ '^events_\d{4,}_\d\d$'
+    and to_date(substr(c.relname, 8), 'YYYY_MM') < %(before)s::date
+order by month_on;
+
+-- name: replace_lake
+-- Where a dropped month is from now on.
+update dropped_months
+set lake = %(lake)s
+where month_on = %(month_on)s;

@@ -112,6 +112,23 @@ def drop_month(
     typer.echo(f"{month}: {dropped.events} events, in {dropped.lake} since {dropped.dropped_at:%Y-%m-%d}")
 
 
+@app.command()
+def moved(
+    location: Annotated[str, typer.Argument(help="Where the lake's directory is now.", show_default=False)],
+) -> None:
+    """Look for dropped months in another directory from now on, once every file of them is found there."""
+    from stripemeter.pipeline.retention import move_lake
+    from stripemeter.store.lake import open_lake
+
+    lake = open_lake(location)
+    with database_pool() as pool:
+        months = move_lake(pool, lake)
+    for month in months:
+        typer.echo(f"{month.month_on:%Y-%m}: {month.events} events, in {month.lake}")
+    if _lake() != lake:
+        typer.echo(f"set STRIPEMETER_LAKE={lake.root}, so that days are archived there, too")
+
+
 def query(
     question: Annotated[str, typer.Argument(help="SQL over the views events, counters, counter_items, daily_usage.")],
     form: Annotated[Form, typer.Option("--format", help="How the answer is written.")] = Form.TABLE,

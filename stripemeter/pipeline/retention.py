@@ -1,7 +1,7 @@
 """Retention: a month leaves Postgres once the lake provably has it.
 
-Belongs here: what must hold before, the locks, the drop. Does not: reading a month that left (`store.dropped_months`),
-archiving (`pipeline.archive`).
+Belongs here: what must hold before, the locks, the drop; which months have their turn; a lake that moved. Does not:
+reading a month that left (`store.dropped_months`), archiving (`pipeline.archive`), when to drop.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from datetime import UTC, date, datetime, timedelta
 
 from psycopg_pool import ConnectionPool
 
-from stripemeter.errors import Conflict, InvalidInput, NotFound
+from stripemeter.errors import Conflict, InvalidInput, InvariantBroken, NotFound
 from stripemeter.metering.days import day_bounds, days_between, month_start, next_month
 from stripemeter.pipeline.archive import prove_days
 from stripemeter.pipeline.ingest import FIRST_PARTITIONED_YEAR
 from stripemeter.store import counters, dropped_months, ledger
-from stripemeter.store.archived_days import load_archived_day
+from stripemeter.store.archived_days import ArchivedDay, list_archived_days, load_archived_day
 from stripemeter.store.dropped_months import DroppedMonth
-from stripemeter.store.lake import LocalLake, load_events
+from stripemeter.store.lake import LocalLake, load_events, require_files
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.scan import LedgerScanner, open_scanner
 
@@ -40,8 +40,7 @@ def drop_month(pool: ConnectionPool, lake: LocalLake, month_on: date, *, now: da
     """
     if month_on != month_start(month_on) or month_on.year < FIRST_PARTITIONED_YEAR:
         raise InvalidInput(f"a month from {FIRST_PARTITIONED_YEAR}-01 on, not {month_on}", field="month")
-    last = next_month(month_on) - timedelta(days=1)
-    droppable_at = day_bounds(last)[1] + KEPT_AFTER
+    droppable_at = _droppable_at(month_on)
     if now < droppable_at:
         raise Conflict(f"{month_on:%Y-%m} stays in Postgres until {droppable_at:%Y-%m-%d}: it may still be invoiced")
     with transaction(pool) as tx:
@@ -50,7 +49,7 @@ def drop_month(pool: ConnectionPool, lake: LocalLake, month_on: date, *, now: da
             if stands is None:
                 raise NotFound(f"the ledger has no events of {month_on:%Y-%m}")
             return stands
-    days = days_between(month_on, last)
+    days = days_between(month_on, _last_day(month_on))
     _require_proven(pool, lake, days)
     with open_scanner(pool) as scanner, transaction(pool) as tx:
         below = ledger.lock_cursor(tx).folded_below
@@ -62,6 +61,70 @@ def drop_month(pool: ConnectionPool, lake: LocalLake, month_on: date, *, now: da
         dropped = DroppedMonth(month_on=month_on, events=events, lake=str(lake.root), dropped_at=now.astimezone(UTC))
         dropped_months.drop_partition(tx, dropped)
     return dropped
+
+
+def months_to_drop(pool: ConnectionPool, *, now: datetime, retain_months: int) -> list[date]:
+    """First days of the months with a partition that may go, ascending; the lake may still lack some of them.
+
+    Args:
+        pool: the database.
+        now: aware.
+        retain_months: how many whole months before the current one stay.
+
+    Raises:
+        Unavailable: Postgres does not answer.
+    """
+    first_kept = month_start(now.astimezone(UTC).date())
+    for _ in range(retain_months):
+        first_kept = month_start(first_kept - timedelta(days=1))
+    with transaction(pool) as tx:
+        months = dropped_months.list_partitions(tx, before=first_kept)
+    return [month for month in months if month.year >= FIRST_PARTITIONED_YEAR and now >= _droppable_at(month)]
+
+
+def move_lake(pool: ConnectionPool, lake: LocalLake) -> list[DroppedMonth]:
+    """Look for every dropped month in this lake from now on; returns them, ascending.
+
+    Each month is committed by itself, once every file of it was found here with its hash. Again changes nothing.
+
+    Raises:
+        Conflict: a file is not here as it was archived; months before it are looked for here, it and those after it
+            where they were.
+        Unavailable: Postgres or the lake does not answer.
+    """
+    with transaction(pool) as tx:
+        months = sorted(dropped_months.list_dropped_months(tx))
+    return [_move_month(pool, lake, month_on) for month_on in months]
+
+
+def _move_month(pool: ConnectionPool, lake: LocalLake, month_on: date) -> DroppedMonth:
+    with transaction(pool) as tx:
+        days = list_archived_days(tx, month_on, _last_day(month_on))
+        counters.lock_days(tx, days)  # nobody archives them meanwhile
+        for day in days:
+            archived = load_archived_day(tx, day)
+            if archived is not None:
+                _require_files(lake, archived)
+        dropped_months.replace_lake(tx, month_on, str(lake.root))
+        moved = dropped_months.load_dropped_month(tx, month_on)
+    if moved is None:
+        raise InvariantBroken(f"{month_on:%Y-%m} is no dropped month any more")
+    return moved
+
+
+def _require_files(lake: LocalLake, archived: ArchivedDay) -> None:
+    try:
+        require_files(lake, archived.day, archived.files)
+    except InvariantBroken as error:
+        raise Conflict(f"{lake.root} does not have {archived.day} as it was archived: {error}") from error
+
+
+def _last_day(month_on: date) -> date:
+    return next_month(month_on) - timedelta(days=1)
+
+
+def _droppable_at(month_on: date) -> datetime:
+    return day_bounds(_last_day(month_on))[1] + KEPT_AFTER
 
 
 def _require_proven(pool: ConnectionPool, lake: LocalLake, days: list[date]) -> None:

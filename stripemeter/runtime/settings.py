@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     database_url: str | None = Field(default=None, validation_alias=AliasChoices("DATABASE_URL", "database_url"))
     postgres_bin: Path | None = Field(default=None, validation_alias=AliasChoices("STRIPEMETER_POSTGRES_BIN"))
     lake: str | None = Field(default=None, validation_alias=AliasChoices("STRIPEMETER_LAKE"))
+    retain_months: int | None = Field(
+        default=None, ge=2, le=1200, validation_alias=AliasChoices("STRIPEMETER_RETAIN_MONTHS")
+    )
     log_level: str = Field(default="info", validation_alias=AliasChoices("STRIPEMETER_LOG_LEVEL", "LOG_LEVEL"))
 
     stripe_secret_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("STRIPE_SECRET_KEY"))

@@ -49,6 +49,16 @@ def list_dropped_months(tx: Tx) -> set[date]:
     return {row[0] for row in tx.execute(_Q["list_dropped_months"])}
 
 
+def list_partitions(tx: Tx, *, before: date) -> list[date]:
+    """First days of the months before a day that have ledger rows in Postgres or had; ascending."""
+    return [row[0] for row in tx.execute(_Q["list_partitions"], {"before": before})]
+
+
+def replace_lake(tx: Tx, month_on: date, lake: str) -> None:
+    """Look for a dropped month in another lake from now on."""
+    tx.execute(_Q["replace_lake"], {"month_on": month_on, "lake": lake})
+
+
 def has_partition(tx: Tx, month_on: date) -> bool:
     """Whether the month has a ledger partition."""
     return tx.execute(_Q["has_partition"], {"month_on": month_on}).fetchone() == (True,)
