@@ -79,7 +79,7 @@ def test_an_actor_that_cannot_be_written_down_is_refused(api: Api, tenant: str, 
     """400 names the header, and nothing is stored."""
     body = {"tenantId": tenant, "metric": "m", "customerRef": "c1", "periodStart": "2026-03-04", "delta": 1}
     answer = api.post(
-        "/v1/adjustments", headers={"x-actor": said.encode("latin-1")}, json={**body, "reason": "manual"}
+        "/v1/adjustments", headers={b"x-actor": said.encode("latin-1")}, json={**body, "reason": "manual"}
     )  # fmt: skip
     assert answer.status_code == 400, answer.text
     assert answer.json()["errors"][0]["path"] == "x-actor"
