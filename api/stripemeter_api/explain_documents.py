@@ -18,7 +18,8 @@ from stripemeter_api.documents import Document, Payload, Period, Quantity, Sourc
 LateStatus = Literal["pending", "approved", "rejected", "reverted", "absorbed"]
 _STATE = (
     "`counted`: in the counters; `late`: too late to be counted like any other, its adjustment says whether it counts; "
-    "`pending_fold`: in every read, not in the counters yet; `voided`: counts nowhere; `unmatched`: no meter reads it."
+    "`pending_fold`: not in the counters yet, but in every read unless so late that it will wait for approval; "
+    "`voided`: counts nowhere; `unmatched`: no meter reads it."
 )
 _REASON = (
     "Why the meter does not count it: its `metric` is another, the `filter` refuses, the value is missing, or it is no "

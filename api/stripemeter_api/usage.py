@@ -57,6 +57,8 @@ def read_current(
 ) -> JsonAnswer:
     """Usage of the customer's billing period (the UTC month unless it has another), accepted events all included.
 
+    All but late ones that wait for approval, also before the fold has found them late.
+
     `current` is what the metric's aggregation makes of its events plus `adjusted`, the approved manual adjustments; a
     meter counts as its definition says, a time-weighted one in unit-seconds (level times seconds) up to now.
     `customerRef` is the customer's own, also when another of its references was asked for. A metric with billing

@@ -100,8 +100,8 @@ limit %(most)s;
 
 -- name: load_events
 -- Events of [from_ts, until_ts) that count, with an xid from since_xid on (0: all), received until known_at; of these
--- references and metrics, or of all when none are named; filtered as in usage_windows.sql. Columns of LEDGER_EVENTS;
--- quantity as text.
+-- references and metrics, or of all when none are named, without those withheld; filtered as in usage_windows.sql.
+-- Columns of LEDGER_EVENTS; quantity as text.
 with gone as materialized (
     select void.seq
     from event_voids as void
@@ -120,12 +120,22 @@ with gone as materialized (
         and late.effective_at < %(until_ts)s::timestamptz
         and case
             when %(known_at)s::timestamptz is null then late.status
-            else (
-                select step.status_after
-                from adjustment_transitions as step
-                where step.adjustment_id = late.id and step.happened_at <= %(known_at)s::timestamptz
-                order by step.id desc
-                limit 1
+            else coalesce(
+                (
+                    select step.status_after
+                    from adjustment_transitions as step
+                    where step.adjustment_id = late.id and step.happened_at <= %(known_at)s::timestamptz
+                    order by step.id desc
+                    limit 1
+                ),
+                -- Not folded then: a read judged it as its fold did.
+                (
+                    select first.status_after
+                    from adjustment_transitions as first
+                    where first.adjustment_id = late.id
+                    order by first.id
+                    limit 1
+                )
             )
         end in ('pending', 'rejected', 'reverted')
 )
@@ -172,6 +182,7 @@ where
                 is distinct from (asked.pair ->> 1)
         )
     )
+    and event.seq <> all(%(withheld)s::bigint[])
     and not exists (
         select from gone
         where gone.seq = event.seq

@@ -2,8 +2,9 @@
 -- statement and so one snapshot.
 -- How a meter counts is said by its price mapping: the live one, else the shadow one, else the newest that is off.
 -- A reference that is another name of a customer reads that customer, whose unfolded events may come under each name.
--- The tail is narrowed by hash inside the index events_tail; comparing customer_ref itself settles collisions. Whether
--- an unfolded event is late is not known before its fold: until then it counts.
+-- The tail is narrowed by hash inside the index events_tail; comparing customer_ref itself settles collisions. An unfolded
+-- event that may be late is for the rulebook to judge: oldest_at says how old they are, window_seconds the tenant's
+-- shortest window, and the caller asks metered_usage.sql instead. Imported history is never late.
 -- All lanes and dimensions of a counter add up. The meter '' holds what no meter counts, and is nobody's usage.
 
 -- name: load_current_usage
@@ -50,6 +51,7 @@ part as (
         last_ts,
         last_seq,
         0 as pending,
+        null::timestamptz as oldest_at,
         null::numeric as delta
     from counters
     where
@@ -69,6 +71,7 @@ part as (
         ts as last_ts,
         seq as last_seq,
         1 as pending,
+        case when source not in ('import', 'etl') and backfill_id is null then ts end as oldest_at,
         null::numeric as delta
     from events
     where
@@ -94,6 +97,7 @@ part as (
         null::timestamptz as last_ts,
         null::bigint as last_seq,
         0 as pending,
+        null::timestamptz as oldest_at,
         delta
     from adjustments
     where
@@ -114,6 +118,7 @@ merged as (
         max(quantity_max) as quantity_max,
         (array_agg(quantity_last order by last_ts desc nulls last, last_seq desc))[1] as quantity_last,
         sum(pending)::bigint as pending,
+        min(oldest_at) as oldest_at,
         coalesce(sum(delta), 0) as adjusted
     from part
     group by meter
@@ -156,7 +161,15 @@ select
                 phase.tenant_id = %(tenant_id)s
                 and phase.customer_ref = (select own.customer_ref from own)
         )
-    ) as has_rules
+    ) as has_rules,
+    merged.oldest_at,
+    case
+        when merged.oldest_at is not null then (
+            select min(own_window.window_seconds)
+            from lateness_windows as own_window
+            where own_window.tenant_id = %(tenant_id)s
+        )
+    end as window_seconds
 from (select 1) as once
 left join merged on true
 order by merged.meter collate "C";
@@ -203,6 +216,7 @@ part as (
         last_ts,
         last_seq,
         0 as pending,
+        null::timestamptz as oldest_at,
         null::numeric as delta
     from counters
     where
@@ -221,6 +235,7 @@ part as (
         ts as last_ts,
         seq as last_seq,
         1 as pending,
+        case when source not in ('import', 'etl') and backfill_id is null then ts end as oldest_at,
         null::numeric as delta
     from events
     where
@@ -246,6 +261,7 @@ part as (
         null::timestamptz as last_ts,
         null::bigint as last_seq,
         0 as pending,
+        null::timestamptz as oldest_at,
         delta
     from adjustments
     where
@@ -266,6 +282,7 @@ merged as (
         max(quantity_max) as quantity_max,
         (array_agg(quantity_last order by last_ts desc nulls last, last_seq desc))[1] as quantity_last,
         sum(pending)::bigint as pending,
+        min(oldest_at) as oldest_at,
         coalesce(sum(delta), 0) as adjusted
     from part
     group by bucket
@@ -300,7 +317,15 @@ select
     exists(
         select from meters
         where meters.tenant_id = %(tenant_id)s and meters.name = %(metric)s
-    ) as has_rules
+    ) as has_rules,
+    merged.oldest_at,
+    case
+        when merged.oldest_at is not null then (
+            select min(own_window.window_seconds)
+            from lateness_windows as own_window
+            where own_window.tenant_id = %(tenant_id)s
+        )
+    end as window_seconds
 from (select 1) as once
 left join merged on true
 order by merged.bucket;

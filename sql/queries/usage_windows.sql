@@ -91,6 +91,7 @@ part as (
         )
         and event.ts >= %(from_ts)s::timestamptz
         and event.ts < %(until_ts)s::timestamptz
+        and event.seq <> all(%(withheld)s::bigint[])
         and not exists (
             select from event_voids as void
             where void.seq = event.seq
@@ -234,12 +235,22 @@ gone as materialized (
         and late.effective_at < %(until_ts)s::timestamptz
         and case
             when %(known_at)s::timestamptz is null then late.status
-            else (
-                select step.status_after
-                from adjustment_transitions as step
-                where step.adjustment_id = late.id and step.happened_at <= %(known_at)s::timestamptz
-                order by step.id desc
-                limit 1
+            else coalesce(
+                (
+                    select step.status_after
+                    from adjustment_transitions as step
+                    where step.adjustment_id = late.id and step.happened_at <= %(known_at)s::timestamptz
+                    order by step.id desc
+                    limit 1
+                ),
+                -- Not folded then: a read judged it as its fold did.
+                (
+                    select first.status_after
+                    from adjustment_transitions as first
+                    where first.adjustment_id = late.id
+                    order by first.id
+                    limit 1
+                )
             )
         end in ('pending', 'rejected', 'reverted')
 ),
@@ -282,6 +293,7 @@ matching as materialized (
                     is distinct from (asked.pair ->> 1)
             )
         )
+        and event.seq <> all(%(withheld)s::bigint[])
         and not exists (
             select from gone
             where gone.seq = event.seq

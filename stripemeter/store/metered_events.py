@@ -30,7 +30,7 @@ from stripemeter.metering.meters import OTHER, decode_meta
 from stripemeter.metering.readings import read_meters
 from stripemeter.metering.rulebook import Rulebook, TenantRules
 from stripemeter.metering.segments import BEGINNING
-from stripemeter.store.metered_usage import Head, load_events, load_levels, metrics_of, parts_of_frame
+from stripemeter.store.metered_usage import Head, load_events, load_levels, metrics_of, parts_of_frame, refs_of
 from stripemeter.store.postgres import Tx
 from stripemeter.store.usage_windows import UsageQuestion, refuse_too_much
 
@@ -109,7 +109,7 @@ def load_grouped(
             is_whole = False
         if not is_whole:
             levels, first_at = [], BEGINNING
-    reading = _reading(question, rules, most_events)
+    reading = _reading(question, rules, head, most_events)
     events = load_events(tx, reading | {"since_xid": "0", "from_ts": first_at, "until_ts": until_at})
     _refuse_too_many(question, events.height, most_events, has_history=not is_whole)
     inside = {"since_xid": head.folded_below, "from_ts": question.edges[0], "until_ts": question.edges[-1]}
@@ -141,13 +141,13 @@ def _is_counted(question: UsageQuestion, rules: TenantRules) -> bool:
     )
 
 
-def _reading(question: UsageQuestion, rules: TenantRules, most_events: int) -> dict[str, object]:
-    customers = customers_of(question, rules)
+def _reading(question: UsageQuestion, rules: TenantRules, head: Head, most_events: int) -> dict[str, object]:
     filters = [[list(path), text] for path, text in question.meta_filters]
     return {
         "tenant_id": question.tenant_id,
-        "refs": None if customers is None else sorted({ref for own in customers for ref in rules.refs_of(own)}),
+        "refs": refs_of(rules, customers_of(question, rules)),
         "metrics": metrics_of(rules, [question.metric]),
+        "withheld": list(head.withheld),
         "known_at": question.known_at,
         "source": question.source,
         "resource_id": question.resource_id,

@@ -25,10 +25,11 @@ from stripemeter.metering.frames import LEDGER_EVENTS
 from stripemeter.metering.readings import UNMATCHED, read_meters
 from stripemeter.metering.rulebook import Rulebook, TenantRules
 from stripemeter.metering.segments import BEGINNING, Segment
-from stripemeter.store.archived_rows import bring_rows
+from stripemeter.store.archived_rows import bring_rows, keep_ledger
 from stripemeter.store.lateness import load_aggregations
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
+from stripemeter.store.withheld import load_withheld
 
 _Q = load_queries("metered_usage")
 UNFILTERED: Mapping[str, object] = {"known_at": None, "source": None, "resource_id": None, "meta_filters": None}
@@ -41,11 +42,19 @@ _PART = tuple(name for name in Part.__dataclass_fields__ if name != "items")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """How far the counters are."""
+    """How far the counters are.
+
+    Args:
+        folded_below: the fold read all below.
+        folded_at: when it last advanced.
+        recount_days: days of the tenant that wait to be counted again.
+        withheld: `seq` of unfolded events that do not count, for the fold will find them too late.
+    """
 
     folded_below: str
     folded_at: datetime | None
     recount_days: int
+    withheld: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +80,12 @@ class Adjustment:
 
 
 def read_one_snapshot(tx: Tx) -> None:
-    """All that the transaction reads from here on is of one instant; before its first statement."""
+    """All that the transaction reads from here on is of one instant; before its first statement.
+
+    Nobody drops a month of the ledger meanwhile: the snapshot would not know that its rows are gone.
+    """
     tx.execute(_Q["read_one_snapshot"])
+    keep_ledger(tx)
 
 
 def is_meter(tx: Tx, tenant_id: str, name: str) -> bool:
@@ -81,10 +94,13 @@ def is_meter(tx: Tx, tenant_id: str, name: str) -> bool:
     return row is not None and bool(row[0])
 
 
-def load_head(tx: Tx, tenant_id: str) -> Head:
-    """How far the fold is.
+def load_head(
+    tx: Tx, tenant_id: str, *, refs: Collection[str] | None, metrics: Collection[str] | None, now: datetime
+) -> Head:
+    """How far the fold is, and what it would withhold now of events under these references and metrics (None: all).
 
     Raises:
+        TookTooLong: too many old events wait for their fold.
         Unavailable: the counters belong to another cluster.
     """
     row = tx.execute(_Q["load_head"], {"tenant_id": tenant_id}).fetchone()
@@ -92,7 +108,8 @@ def load_head(tx: Tx, tenant_id: str) -> Head:
         raise InvariantBroken("sql/queries/metered_usage.sql load_head: no row")
     if row[2]:
         raise Unavailable("the fold cursor was written in another PostgreSQL cluster: the counters must be rebuilt")
-    return Head(folded_below=row[0], folded_at=row[1], recount_days=row[3])
+    withheld = load_withheld(tx, tenant_id=tenant_id, refs=refs, metrics=metrics, folded_below=row[0], now=now)
+    return Head(folded_below=row[0], folded_at=row[1], recount_days=row[3], withheld=withheld)
 
 
 def load_mapped(tx: Tx, tenant_id: str) -> dict[str, str]:
@@ -135,7 +152,7 @@ def load_parts(
     if weighted:
         stored += [_part(row) for row in _rows(tx, "load_levels", scope | {"meters": sorted(weighted)})]
     start_at, end_at = day_bounds(first_on)[0], day_bounds(last_on)[1]
-    reading = _reading(rules, tenant_id, customers, meters)
+    reading = _reading(rules, head, tenant_id, customers, meters)
     tail = load_events(
         tx,
         reading
@@ -182,14 +199,15 @@ def load_levels(
         "most": MOST_ROWS + 1,
     }
     stored = [_part(row) for row in _rows(tx, "load_levels", scope)]
-    reading = _reading(rulebook.of(tenant_id), tenant_id, customers, [meter])
+    reading = _reading(rulebook.of(tenant_id), head, tenant_id, customers, [meter])
     span = {"since_xid": head.folded_below, "from_ts": BEGINNING, "until_ts": day_bounds(before)[0]}
     return stored + _wanted(_counted(load_events(tx, reading | span), rulebook), [meter])
 
 
-def counted_again(
+def counted_again(  # noqa: PLR0913 - the scope of a read is five names
     tx: Tx,
     rulebook: Rulebook,
+    head: Head,
     parts: Sequence[Part],
     *,
     tenant_id: str,
@@ -206,7 +224,7 @@ def counted_again(
     """
     rules = rulebook.of(tenant_id)
     own = [part for part in parts if part.meter == meter]
-    reading = _reading(rules, tenant_id, customers, [meter])
+    reading = _reading(rules, head, tenant_id, customers, [meter])
     found = {}
     for counting in set(countings):
         days = counted_otherwise(rules, meter, counting, {part.day for part in own}, edges, countings)
@@ -256,10 +274,9 @@ def load_adjustments(
     known_at: datetime | None = None,
 ) -> list[Adjustment]:
     """The approved manual adjustments that take effect in a span, under the customers' own references."""
-    refs = None if customers is None else sorted({ref for own in customers for ref in rules.refs_of(own)})
     parameters = {
         "tenant_id": tenant_id,
-        "refs": refs,
+        "refs": refs_of(rules, customers),
         "meters": None if meters is None else sorted(meters),
         "from_ts": span.start,
         "until_ts": span.end,
@@ -293,12 +310,13 @@ def parts_of_frame(counted: Counted) -> list[Part]:
 
 
 def _reading(
-    rules: TenantRules, tenant_id: str, customers: Collection[str] | None, meters: Collection[str] | None
+    rules: TenantRules, head: Head, tenant_id: str, customers: Collection[str] | None, meters: Collection[str] | None
 ) -> dict[str, object]:
     return {
         "tenant_id": tenant_id,
-        "refs": None if customers is None else sorted({ref for own in customers for ref in rules.refs_of(own)}),
+        "refs": refs_of(rules, customers),
         "metrics": metrics_of(rules, meters),
+        "withheld": list(head.withheld),
         **UNFILTERED,
         "most": MOST_ROWS + 1,
     }
@@ -329,6 +347,11 @@ def _rows(tx: Tx, query: str, parameters: Mapping[str, object]) -> list[tuple[An
     if len(rows) > MOST_ROWS:
         raise TookTooLong(f"more than {MOST_ROWS} rows are needed for this answer: ask for a shorter range")
     return rows
+
+
+def refs_of(rules: TenantRules, customers: Collection[str] | None) -> list[str] | None:
+    """Every reference of the customers; None: any."""
+    return None if customers is None else sorted({ref for own in customers for ref in rules.refs_of(own)})
 
 
 def metrics_of(rules: TenantRules, meters: Collection[str] | None) -> list[str] | None:

@@ -42,7 +42,9 @@ from stripemeter.store.metered_usage import (
     load_head,
     load_mapped,
     load_parts,
+    metrics_of,
     read_one_snapshot,
+    refs_of,
 )
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.rulebook import load_rulebook
@@ -104,7 +106,13 @@ def load_metered_windows(
 def _load(tx: Tx, question: UsageQuestion, now: datetime, reader: Reader | None, most_events: int) -> UsageWindows:
     rulebook = load_rulebook(tx, [question.tenant_id])
     rules = rulebook.of(question.tenant_id)
-    head = load_head(tx, question.tenant_id)
+    head = load_head(
+        tx,
+        question.tenant_id,
+        refs=refs_of(rules, customers_of(question, rules)),
+        metrics=metrics_of(rules, [question.metric]),
+        now=now,
+    )
     own = countings_of(rules, load_mapped(tx, question.tenant_id), question.metric, question.edges, now)
     countings = _asked(question, own)
     chosen = reader or reader_of(question, is_dimension=is_dimension(rules, question))
@@ -170,6 +178,7 @@ def _from_counters(
     states = counted_again(
         tx,
         rulebook,
+        head,
         read.parts,
         tenant_id=question.tenant_id,
         customers=customers,

@@ -27,7 +27,8 @@ from stripemeter.errors import Unavailable
 from stripemeter.metering.answers import Answer, Part
 from stripemeter.metering.averages import add
 from stripemeter.metering.countings import Counting, countings_of, finish, level_ends
-from stripemeter.metering.days import day_bounds, day_of
+from stripemeter.metering.days import LATENESS_WINDOW, day_bounds, day_of
+from stripemeter.metering.events import MAX_AHEAD
 from stripemeter.metering.meters import Aggregation
 from stripemeter.metering.segments import DEFAULT_PHASES, Segment, segment_at
 from stripemeter.store.metered_usage import (
@@ -36,6 +37,7 @@ from stripemeter.store.metered_usage import (
     load_head,
     load_mapped,
     load_parts,
+    metrics_of,
     read_one_snapshot,
 )
 from stripemeter.store.postgres import transaction
@@ -145,7 +147,7 @@ def load_current_usage(
         "first_on": day_of(segment.start),
         "last_on": day_of(segment.end - _TICK),
     }
-    read = _load(pool, "load_current_usage", parameters)
+    read = _load(pool, "load_current_usage", parameters, now)
     if read.has_rules:
         return _current_by_rules(pool, tenant_id, customer_ref, at, now, metric)
     return CurrentUsage(customer_ref=read.customer_ref, segment=segment, metrics=read.found, freshness=read.freshness)
@@ -185,7 +187,7 @@ def load_usage_history(
         "last_on": last_on,
         "step": step,
     }
-    read = _load(pool, "load_usage_history", parameters)
+    read = _load(pool, "load_usage_history", parameters, now)
     if read.has_rules:
         return _history_by_rules(pool, tenant_id, customer_ref, metric, buckets, last_on, now)
     found = {max(bucket, buckets[0]): usage for bucket, usage in read.found.items()}
@@ -201,7 +203,8 @@ def _current_by_rules(
         rulebook = load_rulebook(tx, [tenant_id])
         rules = rulebook.of(tenant_id)
         own = rules.customer_of(customer_ref)
-        head = load_head(tx, tenant_id)
+        meters = None if metric is None else [metric]
+        head = load_head(tx, tenant_id, refs=rules.refs_of(own), metrics=metrics_of(rules, meters), now=now)
         common = rules.segment_of(own, "", at)
         special = {
             meter: rules.segment_of(own, meter, at)
@@ -210,7 +213,7 @@ def _current_by_rules(
         }
         segments = [common, *special.values()]
         span = Segment(start=min(each.start for each in segments), end=max(each.end for each in segments))
-        scope: _Scope = {"tenant_id": tenant_id, "customers": [own], "meters": None if metric is None else [metric]}
+        scope: _Scope = {"tenant_id": tenant_id, "customers": [own], "meters": meters}
         read = load_parts(tx, rulebook, head, **scope, first_on=day_of(span.start), last_on=day_of(span.end - _TICK))
         adjustments = load_adjustments(tx, rules, **scope, span=span)
         mapped = load_mapped(tx, tenant_id)
@@ -222,6 +225,7 @@ def _current_by_rules(
             parts = counted_again(
                 tx,
                 rulebook,
+                head,
                 read.parts,
                 tenant_id=tenant_id,
                 customers=[own],
@@ -264,21 +268,19 @@ def _history_by_rules(
         read_one_snapshot(tx)
         rulebook = load_rulebook(tx, [tenant_id])
         rules = rulebook.of(tenant_id)
-        scope: _Scope = {
-            "tenant_id": tenant_id,
-            "customers": [rules.customer_of(customer_ref)],
-            "meters": [metric],
-        }
-        head = load_head(tx, tenant_id)
+        own = rules.customer_of(customer_ref)
+        scope: _Scope = {"tenant_id": tenant_id, "customers": [own], "meters": [metric]}
+        head = load_head(tx, tenant_id, refs=rules.refs_of(own), metrics=metrics_of(rules, [metric]), now=now)
         read = load_parts(tx, rulebook, head, **scope, first_on=buckets[0], last_on=last_on)
         adjustments = load_adjustments(tx, rules, **scope, span=Segment(start=edges[0], end=edges[-1]))
         countings = countings_of(rules, load_mapped(tx, tenant_id), metric, edges, now)
         parts = counted_again(
             tx,
             rulebook,
+            head,
             read.parts,
             tenant_id=tenant_id,
-            customers=scope["customers"],
+            customers=[own],
             meter=metric,
             edges=edges,
             countings=countings,
@@ -327,9 +329,10 @@ class _Read:
     found: dict[Any, Usage]
     freshness: Freshness
     has_rules: bool
+    """Only the rulebook can answer: meters, phases, or an unfolded event that may be late."""
 
 
-def _load(pool: ConnectionPool, query: str, parameters: Mapping[str, object]) -> _Read:
+def _load(pool: ConnectionPool, query: str, parameters: Mapping[str, object], now: datetime) -> _Read:
     with transaction(pool) as tx:
         # Never prepared: a generic plan would forget which optional filters are given and which months are asked for.
         rows = tx.execute(load_queries("usage")[query], parameters, prepare=False).fetchall()
@@ -347,8 +350,16 @@ def _load(pool: ConnectionPool, query: str, parameters: Mapping[str, object]) ->
         freshness=Freshness(
             folded_at=folded_at, pending_count=sum(row[12] for row in present), recount_days=recount_days
         ),
-        has_rules=rows[0][13],
+        has_rules=rows[0][13] or any(_may_be_late(row[14], row[15], now) for row in present),
     )
+
+
+def _may_be_late(oldest_at: datetime | None, window_seconds: int | None, now: datetime) -> bool:
+    """Whether the fold may find an unfolded event late: only the rulebook knows (`metering.lateness`)."""
+    if oldest_at is None:
+        return False
+    shortest = LATENESS_WINDOW if window_seconds is None else min(LATENESS_WINDOW, timedelta(seconds=window_seconds))
+    return oldest_at < now + MAX_AHEAD - shortest
 
 
 def _usage(aggregation: Aggregation, row: Sequence[Any]) -> Usage:

@@ -3,8 +3,8 @@
 Belongs here: which of the two a question needs, its bounds, one exact number per window and group. Does not: cutting
 windows (`metering.windows`), a customer's usage now and by day (`store.usage`), HTTP.
 
-Both readers are one statement, so one snapshot, and both hold every committed event once: they give the same numbers
-for the same question, however far the fold is. What was voided, and what was late and not approved, is in neither.
+Both readers are of one snapshot, and both hold every committed event once: they give the same numbers for the same
+question, however far the fold is. What was voided, and what is late and not approved, is in neither.
 A manual adjustment corrects the meter's own number, whatever its aggregation, of one customer: it is added where that
 is asked for (`Adjusting`).
 The counters (and their unfolded tail) know tenant, customer, metric and UTC day; anything finer is in the ledger's rows
@@ -28,6 +28,7 @@ from stripemeter.errors import InvalidInput, TookTooLong, Unavailable
 from stripemeter.metering.averages import add, average
 from stripemeter.metering.meters import Aggregation as AnyAggregation
 from stripemeter.store.archived_rows import bring_rows
+from stripemeter.store.metered_usage import load_head, read_one_snapshot
 from stripemeter.store.postgres import transaction
 from stripemeter.store.sql import load_queries
 from stripemeter.store.usage import DEFAULT_AGGREGATION, Freshness
@@ -159,6 +160,7 @@ def load_usage_windows(
     reader: Reader | None = None,
     most_events: int = MAX_LEDGER_EVENTS,
     timeout_seconds: int = TIMEOUT_SECONDS,
+    now: datetime | None = None,
 ) -> UsageWindows:
     """The numbers asked for, every committed event in them.
 
@@ -168,6 +170,7 @@ def load_usage_windows(
         reader: who answers; None: `reader_of(question)`. The ledger can answer every question.
         most_events: matching ledger rows allowed.
         timeout_seconds: time allowed.
+        now: decides whether a fold would withhold an unfolded late event; the clock's when None.
 
     Raises:
         InvalidInput: more groups, cells or ledger rows than an answer may have.
@@ -175,7 +178,7 @@ def load_usage_windows(
         Unavailable: the database or the lake is down, or the counters belong to another cluster.
     """
     chosen = reader or reader_of(question)
-    rows = _read(pool, question, chosen, most_events, timeout_seconds)
+    rows = _read(pool, question, chosen, most_events, timeout_seconds, now or datetime.now(UTC))
     folded_at, is_foreign, mapped, read_count, group_count, pending, recount_days = rows[0][:7]
     if is_foreign:
         raise Unavailable("the fold cursor was written in another PostgreSQL cluster: the counters must be rebuilt")
@@ -196,13 +199,20 @@ def load_usage_windows(
 
 
 def _read(
-    pool: ConnectionPool, question: UsageQuestion, reader: Reader, most_events: int, timeout_seconds: int
+    pool: ConnectionPool,
+    question: UsageQuestion,
+    reader: Reader,
+    most_events: int,
+    timeout_seconds: int,
+    now: datetime,
 ) -> list[tuple[Any, ...]]:
     queries = load_queries("usage_windows")
     query = queries["load_from_counters" if reader == "counters" else "load_from_ledger"]
     try:
         with transaction(pool) as tx:
+            read_one_snapshot(tx)
             tx.execute(queries["limit_time"], {"timeout": str(timeout_seconds * 1000)})
+            head = load_head(tx, question.tenant_id, refs=None, metrics=[question.metric], now=now)
             if reader == "ledger":
                 last = question.edges[-1] - timedelta(microseconds=1)
                 bring_rows(
@@ -213,7 +223,8 @@ def _read(
                     metrics=[question.metric],
                 )
             # Never prepared: a generic plan would forget which filters are given and which months are asked for.
-            return tx.execute(query, _parameters(question, most_events), prepare=False).fetchall()
+            parameters = {**_parameters(question, most_events), "withheld": list(head.withheld)}
+            return tx.execute(query, parameters, prepare=False).fetchall()
     except Unavailable as error:
         if not isinstance(error.__cause__, psycopg.errors.QueryCanceled):
             raise
