@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import date
 
 import pytest
 from psycopg_pool import ConnectionPool
@@ -153,22 +153,25 @@ def test_a_bound_of_one_still_makes_progress(pool: ConnectionPool, database_url:
     assert [(report.events, report.has_more) for report in reports] == [(2, True), (2, True), (2, False)]
 
 
-def test_the_report_says_what_happened_to_each_day(pool: ConnectionPool, database_url: str) -> None:
-    """Days ascending, with their events, late events and counters."""
-    punctual = datetime(2026, 11, 23, 1, tzinfo=UTC)
-    with ingest_into(database_url) as ingest:
-        ingest.accept(
-            [
-                Fact(customer="x", ts=punctual, key="1"),
-                Fact(customer="y", ts=punctual, key="2"),
-                Fact(customer="x", ts=punctual, key="3"),
-                Fact(customer="x", ts=datetime(2020, 2, 29, tzinfo=UTC), key="4"),
-            ]
-        )
+def test_the_report_says_what_happened_to_each_day(pool: ConnectionPool, database_url: str, month: None) -> None:
+    """Days ascending, with their events, those that arrived more than 48 h after the day, and their counters."""
+    rows = [("x", DAY, 0), ("y", DAY, 48), ("x", DAY, 49), ("x", date(2020, 2, 29), 1000)]
+    with connect(database_url) as connection:
+        connection.execute("select ensure_events_month('2020-02-01')")
+        for number, (customer, day, hours) in enumerate(rows):
+            connection.execute(
+                """
+                insert into events (ts, received_at, quantity, tenant_id, metric, customer_ref, idempotency_key, source)
+                select at, date_trunc('day', at, 'UTC') + interval '1 day' + make_interval(hours => %(hours)s),
+                    1, 'acme', 'api_calls', %(customer)s, %(key)s, 'http'
+                from (select %(day)s::date::timestamp at time zone 'UTC' + interval '1 hour' as at) as event
+                """,
+                {"customer": customer, "day": day, "hours": hours, "key": str(number)},
+            )
     report = fold(pool)
     assert [(day.day, day.events, day.late_events, day.counters) for day in report.days] == [
         (date(2020, 2, 29), 1, 1, 1),
-        (DAY, 3, 0, 2),
+        (DAY, 3, 1, 2),
     ]
 
 
