@@ -18,6 +18,7 @@ from stripemeter.metering.days import month_start
 from stripemeter.metering.frames import COUNTER_ITEMS, COUNTERS, GROUP
 from stripemeter.metering.readings import read_meters
 from stripemeter.metering.rulebook import Rulebook
+from stripemeter.store.counters import lock_days
 from stripemeter.store.dropped_months import load_day, load_dropped_month
 from stripemeter.store.postgres import Tx
 from stripemeter.store.scan import LedgerScanner
@@ -57,13 +58,16 @@ def count_day(
     shares = -(-expected // SHARE_EVENTS)
     if shares <= 1 or load_dropped_month(tx, month_start(day)) is not None:  # an archived day is one file
         return _count(load_day(tx, scanner, day, below=below), rulebook, absorbed)
-    parts = [_count(events, rulebook, absorbed) for events in scanner.scan_day_shares(day, below=below, shares=shares)]
-    counters = pl.concat([part.counted.counters for part in parts]).sort(GROUP)
+    parts: list[CountedDay] = []
+    for events in scanner.scan_day_shares(day, below=below, shares=shares):
+        parts.append(_count(events, rulebook, absorbed))
+        lock_days(tx, [day])  # held already: a transaction that says nothing for a minute is ended
+    counted = pl.concat([part.counted.counters for part in parts]).sort(GROUP)
     items = pl.concat([part.counted.items for part in parts]).sort(*GROUP, "item")
     return CountedDay(
         events=sum(part.events for part in parts),
         # Unique by their keys: an alias that changed under us would be in two shares, and must not be written.
-        counted=Counted(counters=COUNTERS.validate(counters), items=COUNTER_ITEMS.validate(items)),
+        counted=Counted(counters=COUNTERS.validate(counted), items=COUNTER_ITEMS.validate(items)),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -14,7 +15,9 @@ from stripemeter.pipeline.fold import fold
 from stripemeter.pipeline.prove import counters_equal_ledger
 from stripemeter.pipeline.recount import recount_day
 from stripemeter.store import ledger
+from stripemeter.store.counters import lock_days
 from stripemeter.store.postgres import transaction
+from stripemeter.store.rulebook import load_rulebook
 from stripemeter.store.scan import LedgerScanner, open_scanner
 from tests.laws.worlds import Fact, ingest_into, let_late_events_count, stored_counters
 
@@ -105,6 +108,41 @@ def test_shares_are_of_one_state(pool: ConnectionPool, heavy: int) -> None:
             True,
         ]
         assert _moved(scanner, below, expected), "the next reading sees what was committed"
+
+
+def test_the_transaction_that_holds_the_day_speaks_after_every_share(
+    pool: ConnectionPool, heavy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres ends one that is idle for a minute, which many shares are: a heavy day could never be counted."""
+    spoke_at: list[datetime] = []
+    scan_day_shares = LedgerScanner.scan_day_shares
+
+    def watched(scanner: LedgerScanner, day: date, *, below: int, shares: int) -> Iterator[pl.DataFrame]:
+        for share in scan_day_shares(scanner, day, below=below, shares=shares):
+            spoke_at.append(_spoke_at(pool, backend))
+            yield share
+        spoke_at.append(_spoke_at(pool, backend))
+
+    monkeypatch.setattr(LedgerScanner, "scan_day_shares", watched)
+    with transaction(pool) as tx, open_scanner(pool) as scanner:
+        backend = tx.info.backend_pid
+        lock_days(tx, [DAY])
+        counted = count_day.count_day(tx, scanner, DAY, load_rulebook(tx), below=ledger.load_cursor(tx), expected=heavy)
+    assert counted.events == heavy
+    assert len(spoke_at) > 3
+    assert spoke_at == sorted(set(spoke_at))
+
+
+def _spoke_at(pool: ConnectionPool, backend: int) -> datetime:
+    """When the backend's transaction last went idle."""
+    with transaction(pool) as tx:
+        row = tx.execute(
+            "select state_change from pg_stat_activity where pid = %(pid)s and state = 'idle in transaction'",
+            {"pid": backend},
+        ).fetchone()
+    assert row is not None
+    found: datetime = row[0]
+    return found
 
 
 def _moved(scanner: LedgerScanner, below: int, before: list[pl.DataFrame]) -> bool:
