@@ -15,6 +15,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stripemeter.errors import InvalidInput
 
+NO_SOURCES = "none"
+"""Of STRIPEMETER_BACKFILL_SOURCES: no request may name an object of S3."""
+
 
 class Settings(BaseSettings):
     """Everything an operator may set. Original names are honoured where the original had them."""
@@ -94,17 +97,21 @@ class Settings(BaseSettings):
 
     @property
     def backfill_folders(self) -> tuple[str, ...]:
-        """The folders of S3 that requests may name objects of, each with its final slash; none unless set."""
-        named = (part.strip() for part in self.backfill_sources.split(","))
-        return tuple(f"{part.rstrip('/')}/" for part in named if part)
+        """The folders of S3 that requests may name objects of, each with its final slash; unset: all of S3."""
+        named = [part.strip() for part in self.backfill_sources.split(",") if part.strip()]
+        if named == [NO_SOURCES]:
+            return ()
+        return tuple(f"{part.rstrip('/')}/" for part in named) or ("s3://",)
 
     @field_validator("backfill_sources")
     @classmethod
     def _check_backfill_sources(cls, text: str) -> str:
-        for part in filter(None, (part.strip() for part in text.split(","))):
+        for part in filter(None, (part.strip() for part in text.split(",") if text.strip() != NO_SOURCES)):
             bucket, *folders = part.removeprefix("s3://").removesuffix("/").split("/")
             if not part.startswith("s3://") or not bucket or not {"", ".", ".."}.isdisjoint(folders):
-                raise ValueError(f"{part!r} is not s3://BUCKET or s3://BUCKET/FOLDER; several are separated by commas")
+                raise ValueError(
+                    f"{part!r} is not s3://BUCKET, s3://BUCKET/FOLDER or none; several are separated by commas"
+                )
         return text
 
     @property

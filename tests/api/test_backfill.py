@@ -244,11 +244,12 @@ def test_the_bounds_are_settings(start_api: Callable[..., Api], database_url: st
     assert api.post(PATH, json={**body, "csvData": "x" * 3000}).status_code == 413
 
 
-def test_no_object_is_read_unless_its_folder_is_named(
+def test_no_object_is_read_where_the_operator_closed_s3(
     start_api: Callable[..., Api], database_url: str, body: dict[str, Any]
 ) -> None:
-    """The run reads with the server's own credentials: by default nobody may tell it what."""
-    answer = start_api(DATABASE_URL=database_url).post(PATH, json={**body, "sourceUrl": "s3://bucket/f.csv"})
+    """The run reads with the server's own credentials: with `none` nobody may tell it what."""
+    api = start_api(DATABASE_URL=database_url, STRIPEMETER_BACKFILL_SOURCES="none")
+    answer = api.post(PATH, json={**body, "sourceUrl": "s3://bucket/f.csv"})
     assert answer.status_code == 400, answer.text
     assert "STRIPEMETER_BACKFILL_SOURCES" in answer.json()["detail"]
     assert [error["path"] for error in answer.json()["errors"]] == ["sourceUrl"]

@@ -59,7 +59,9 @@ def test_an_unusable_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, 
 
 
 def test_folders_that_backfills_may_read_end_in_a_slash(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that s3://a/in does not open s3://a/inside; none by default."""
+    """So that s3://a/in does not open s3://a/inside; unset all of S3, which `none` closes."""
+    assert load_settings().backfill_folders == ("s3://",)
+    monkeypatch.setenv("STRIPEMETER_BACKFILL_SOURCES", "none")
     assert load_settings().backfill_folders == ()
     monkeypatch.setenv("STRIPEMETER_BACKFILL_SOURCES", "s3://a, s3://b/in/,")
     assert load_settings().backfill_folders == ("s3://a/", "s3://b/in/")
