@@ -110,7 +110,7 @@ class Settings(BaseSettings):
             bucket, *folders = part.removeprefix("s3://").removesuffix("/").split("/")
             if not part.startswith("s3://") or not bucket or not {"", ".", ".."}.isdisjoint(folders):
                 raise ValueError(
-                    f"{part!r} is not s3://BUCKET, s3://BUCKET/FOLDER or none; several are separated by commas"
+                    f"{part!r} is not s3://BUCKET[/FOLDER] or none; several are separated by commas"
                 )
         return text
 
