@@ -10,7 +10,7 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import Conflict, InvalidInput, InvariantBroken, NotFound
-from stripemeter.pipeline.archive import archive_day, archive_days, prove_days
+from stripemeter.pipeline.archive import archive_day, archive_days, prove_days, recount_from_lake, unarchived_days
 from stripemeter.pipeline.bulk import store_events
 from stripemeter.pipeline.fold import fold
 from stripemeter.pipeline.ingest import GroupCommit
@@ -186,3 +186,20 @@ def test_a_bulk_that_knew_the_month_loses_nothing(pool: ConnectionPool, database
     with transaction(pool) as tx:
         stored = store_events(tx, parse([Fact(customer="a", ts=NOON, key="5"), FACTS[0]]), received_on=NOW.date())
     assert outcomes(stored) == ["accepted", "duplicate"]
+
+
+def test_a_dropped_day_of_an_earlier_release_gets_its_items_and_rules(
+    pool: ConnectionPool, database_url: str, lake: LocalLake
+) -> None:
+    """Archived with two files and dropped: the night asks for it, and its own events in the lake make them."""
+    dropped(pool, database_url, lake)
+    with transaction(pool) as tx:
+        tx.execute("update archived_days set item_count = null, items_sha256 = null, rules_sha256 = null")
+    for kind in ("counter_items", "rules"):
+        for part in lake.root.glob(f"{kind}/*/*/*"):
+            part.unlink()
+    assert unarchived_days(pool, now=NOW, limit=2) == [DAY, LAST]
+    assert [archive_day(pool, lake, day).events for day in (DAY, LAST)] == [2, 1]
+    assert unarchived_days(pool, now=NOW, limit=2) == [FEBRUARY.date()]
+    assert prove_days(pool, lake, [DAY, LAST]).proven == (DAY, LAST)
+    assert recount_from_lake(lake, DAY).different == 0
