@@ -9,6 +9,7 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from urllib.parse import urlsplit
@@ -168,11 +169,10 @@ def _number(connection: psycopg.Connection[tuple[object, ...]], query: str, para
 
 
 class _Api:
-    """The stack's API over one kept connection."""
+    """The stack's API, a connection per request: between rounds an idle one is closed by the server."""
 
     def __init__(self, url: str) -> None:
-        target = urlsplit(url)
-        self._connection = http.client.HTTPConnection(str(target.hostname), target.port, timeout=60)
+        self._target = urlsplit(url)
 
     def post(self, events: list[dict[str, object]]) -> None:
         """Send events; every one must be accepted."""
@@ -182,9 +182,10 @@ class _Api:
 
     def send(self, method: str, path: str, body: dict[str, object]) -> dict[str, object]:
         """One request with a JSON body; its answer."""
-        self._connection.request(method, path, json.dumps(body), {"content-type": "application/json"})
-        response = self._connection.getresponse()
-        content = response.read()
+        with closing(http.client.HTTPConnection(str(self._target.hostname), self._target.port, timeout=60)) as sender:
+            sender.request(method, path, json.dumps(body), {"content-type": "application/json"})
+            response = sender.getresponse()
+            content = response.read()
         if response.status != http.client.OK:
             raise Unavailable(f"{method} {path} was answered {response.status}: {content[:500]!r}")
         answer: dict[str, object] = json.loads(content)
