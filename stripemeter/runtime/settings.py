@@ -109,9 +109,7 @@ class Settings(BaseSettings):
         for part in filter(None, (part.strip() for part in text.split(",") if text.strip() != NO_SOURCES)):
             bucket, *folders = part.removeprefix("s3://").removesuffix("/").split("/")
             if not part.startswith("s3://") or not bucket or not {"", ".", ".."}.isdisjoint(folders):
-                raise ValueError(
-                    f"{part!r} is not s3://BUCKET[/FOLDER] or none; several are separated by commas"
-                )
+                raise ValueError(f"{part!r} is not s3://BUCKET[/FOLDER] or none; several are separated by commas")
         return text
 
     @property
