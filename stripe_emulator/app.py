@@ -19,7 +19,14 @@ from fastapi import FastAPI, Request, Response
 
 from stripe_emulator import TITLE, customers, meter_events, meters, summaries
 from stripe_emulator.calls import Call, new_id
-from stripe_emulator.contract import ContractViolation, Operation, check_parameters, check_response, find_operation
+from stripe_emulator.contract import (
+    ContractViolation,
+    Operation,
+    check_parameters,
+    check_response,
+    find_operation,
+    unrecognized,
+)
 from stripe_emulator.control import ControlPlane
 from stripe_emulator.faults import Do, FaultScript
 from stripe_emulator.state import State
@@ -175,7 +182,10 @@ class Emulator:
                 now=self.state.now(),
                 fault=fault,
             )
-            return Answer(status=200, body=HANDLERS[operation.name](call))
+            handler = HANDLERS.get(operation.name)
+            if handler is None:
+                raise unrecognized(received.method, received.path)
+            return Answer(status=200, body=handler(call))
         except StripeError as error:
             return error.answer
 

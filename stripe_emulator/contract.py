@@ -70,7 +70,12 @@ def find_operation(method: str, path: str) -> tuple[Operation, dict[str, str]]:
         matched = operation.pattern.fullmatch(path)
         if matched is not None:
             return operation, matched.groupdict()
-    raise StripeError(
+    raise unrecognized(method, path)
+
+
+def unrecognized(method: str, path: str) -> StripeError:
+    """Stripe's 404 for a URL it does not serve."""
+    return StripeError(
         404,
         f"Unrecognized request URL ({method}: {path}). If you are trying to list objects, remove the trailing slash. "
         "If you are trying to retrieve an object, make sure you passed a valid (non-empty) identifier in your code. "
