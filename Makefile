@@ -5,9 +5,11 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 STAMP := .venv/.installed
 JOBS ?= 2
+SEED ?= 1
+SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test test-fast check format bench lock
+.PHONY: help setup up down demo test test-fast soak check format bench lock
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +36,9 @@ test: $(STAMP) ## run every test (ARGS="-k fold" passes options to pytest)
 
 test-fast: $(STAMP) ## run the pure tests only: seconds, no server
 	@$(BIN)/pytest -q tests/unit tests/laws $(ARGS)
+
+soak: $(STAMP) ## faults at random for a while, then Stripe's totals must equal ours (SEED=n SECONDS=n)
+	@$(BIN)/python -m tests.faults.soak --seed $(SEED) --seconds $(SECONDS)
 
 check: $(STAMP) ## format, lint, types, import contracts, SQL: what CI runs before the tests
 	@$(BIN)/python -m tools.check
