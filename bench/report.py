@@ -69,15 +69,19 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def render(benches: Sequence[str]) -> list[str]:
-    """Write RESULTS.md from the saved rows of all benches; returns those that were never measured (then: no page)."""
+    """Write RESULTS.md from the saved rows of all benches; returns those never measured here, which the page names."""
     missing = [bench for bench in benches if not (RESULTS / f"{bench}.json").exists()]
-    if missing:
+    documents = [
+        json.loads((RESULTS / f"{bench}.json").read_text(encoding="utf-8")) for bench in benches if bench not in missing
+    ]
+    if not documents:
         return missing
-    documents = [json.loads((RESULTS / f"{bench}.json").read_text(encoding="utf-8")) for bench in benches]
     parts = [(ROOT / "RESULTS.head.md").read_text(encoding="utf-8"), f"Machine: {documents[0]['machine']}.\n"]
+    if missing:
+        parts.append(f"Not measured for this page: {', '.join(f'`{bench}`' for bench in missing)}.\n")
     parts += [_summary(documents), *(_section(document) for document in documents)]
     PAGE.write_text("\n".join(parts), encoding="utf-8")
-    return []
+    return missing
 
 
 def budget_text(row: Row) -> str:
