@@ -410,15 +410,32 @@ create table price_mappings (
     meter text not null,
     aggregation text not null check (aggregation in ('sum', 'count', 'min', 'max', 'last')),
     stripe_account_id text not null,
-    stripe_event_name text not null check (length(stripe_event_name) between 1 and 100),
-    stripe_meter_id text not null,
+    billing_account_id text,
+    price_id text,
+    subscription_item_id text,
+    currency text check (currency ~ '^[a-z]{3}$'),
+    is_shadow boolean not null default false,
+    shadow_account_id text,
+    shadow_price_id text,
+    shadow_subscription_item_id text,
+    stripe_event_name text check (length(stripe_event_name) between 1 and 100),
+    stripe_meter_id text,
     mode text not null check (mode in ('off', 'shadow', 'live')),
     created_at timestamptz not null,
+    updated_at timestamptz,
     -- The deltas of a day add up only where the quantities of a day do.
-    constraint price_mappings_additive check (mode = 'off' or aggregation in ('sum', 'count'))
+    constraint price_mappings_additive check (mode = 'off' or aggregation in ('sum', 'count')),
+    constraint price_mappings_resolved
+    check (mode = 'off' or (stripe_event_name is not null and stripe_meter_id is not null))
 );
 comment on table price_mappings is 'Which Stripe meter a meter of a tenant feeds.';
 comment on column price_mappings.aggregation is 'Which column of the counter is the quantity of a day.';
+comment on column price_mappings.stripe_account_id is 'Where its mode sends: the shadow account where there is one, else the account that bills.';
+comment on column price_mappings.stripe_event_name is 'Null: off, and Stripe was not asked.';
+comment on column price_mappings.billing_account_id is 'The account that bills, as it was said; null: stripe_account_id.';
+comment on column price_mappings.price_id is 'The price it was mapped by; null: it was mapped by an event name.';
+comment on column price_mappings.is_shadow is 'Which mode switching it on would give.';
+comment on column price_mappings.updated_at is 'Null: never changed.';
 comment on column price_mappings.mode is 'off: nothing is sent; shadow: to a test account; live: to the account that bills.';
 create unique index price_mappings_one_per_meter
 on price_mappings (tenant_id, meter, stripe_account_id) where mode <> 'off';

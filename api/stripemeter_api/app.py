@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import structlog
@@ -19,8 +20,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 import stripemeter
+from stripemeter.billing import BillingSink, Mode, open_sink
 from stripemeter.errors import InvalidInput, StripeMeterError
 from stripemeter.pipeline.ingest import GroupCommit
+from stripemeter.pipeline.price_mappings import OpenAccount
 from stripemeter.runtime.settings import Settings
 from stripemeter.store.postgres import open_pool
 from stripemeter_api import (
@@ -30,9 +33,11 @@ from stripemeter_api import (
     events,
     explain,
     health,
+    mappings,
     meters,
     metrics,
     openapi,
+    reconciliation,
     replay,
     usage,
     usage_query,
@@ -82,7 +87,10 @@ class Receiver:
             api.state.pool = pool
             api.state.limits = ingest_limits(self._settings)
             api.state.backfills = backfills.backfill_limits(self._settings)
+            api.state.backfill_body_bytes = self._settings.backfill_body_limit_bytes
+            api.state.reconciliation_body_bytes = self._settings.reconciliation_body_limit_bytes
             api.state.max_adjustment_delta = self._settings.max_adjustment_delta
+            api.state.open_account = _accounts(self._settings)
             api.state.probes = Probes(self._settings, pool)
             group_commit.start()
             self._ingest = IngestRoute(self._settings, group_commit)
@@ -93,6 +101,16 @@ class Receiver:
                 self._ingest = None
                 await group_commit.stop()
                 _log.info("api_stopped")
+
+
+def _accounts(settings: Settings) -> OpenAccount:
+    """Opens the account of a mode, once: it remembers which account its key is of."""
+
+    @cache
+    def open_account(mode: Mode) -> BillingSink:
+        return open_sink(settings, mode=mode)
+
+    return open_account
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -107,7 +125,7 @@ def create_app(settings: Settings) -> ASGIApp:
         allow_methods=["*"],
         allow_headers=["*"],
         allow_credentials="*" not in origins,  # a browser refuses credentials for any origin, and so do we
-        expose_headers=["x-request-id", "retry-after"],
+        expose_headers=["x-request-id", "retry-after", "x-next-cursor"],
     )
 
 
@@ -130,7 +148,9 @@ def build_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         voids.router,
         explain.router,
         customers.router,
+        mappings.router,
         meters.router,
+        reconciliation.router,
         replay.router,
         usage.router,
         usage_query.router,

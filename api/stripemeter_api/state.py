@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from psycopg_pool import ConnectionPool
 
 from stripemeter.metering.events import IngestLimits
+from stripemeter.pipeline.price_mappings import OpenAccount
 from stripemeter_api.probes import Probes
 
 
@@ -35,7 +36,13 @@ def _max_adjustment_delta_of(request: Request) -> Decimal:
     return greatest
 
 
+def _open_account_of(request: Request) -> OpenAccount:
+    open_account: OpenAccount = request.app.state.open_account
+    return open_account
+
+
 Pool = Annotated[ConnectionPool, Depends(_pool_of)]
 Limits = Annotated[IngestLimits, Depends(_limits_of)]
 ProbesOfProcess = Annotated[Probes, Depends(_probes_of)]
 MaxAdjustmentDelta = Annotated[Decimal, Depends(_max_adjustment_delta_of)]
+Accounts = Annotated[OpenAccount, Depends(_open_account_of)]

@@ -3,16 +3,76 @@
 -- name: insert_mapping
 -- A new mapping; refused by a unique index when its meter or its event name is already mapped.
 insert into price_mappings (
-    id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, stripe_meter_id, mode, created_at
+    id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, stripe_meter_id, mode, created_at,
+    billing_account_id, price_id, subscription_item_id, currency, is_shadow, shadow_account_id, shadow_price_id,
+    shadow_subscription_item_id
 )
 values (
     %(id)s, %(tenant_id)s, %(meter)s, %(aggregation)s, %(stripe_account_id)s, %(stripe_event_name)s,
-    %(stripe_meter_id)s, %(mode)s, %(created_at)s
+    %(stripe_meter_id)s, %(mode)s, %(created_at)s, %(billing_account_id)s, %(price_id)s, %(subscription_item_id)s,
+    %(currency)s, %(is_shadow)s, %(shadow_account_id)s, %(shadow_price_id)s, %(shadow_subscription_item_id)s
 );
+
+-- name: replace_mapping
+-- Everything of a mapping but whose it is and since when.
+update price_mappings
+set
+    meter = %(meter)s,
+    aggregation = %(aggregation)s,
+    stripe_account_id = %(stripe_account_id)s,
+    stripe_event_name = %(stripe_event_name)s,
+    stripe_meter_id = %(stripe_meter_id)s,
+    mode = %(mode)s,
+    billing_account_id = %(billing_account_id)s,
+    price_id = %(price_id)s,
+    subscription_item_id = %(subscription_item_id)s,
+    currency = %(currency)s,
+    is_shadow = %(is_shadow)s,
+    shadow_account_id = %(shadow_account_id)s,
+    shadow_price_id = %(shadow_price_id)s,
+    shadow_subscription_item_id = %(shadow_subscription_item_id)s,
+    updated_at = %(updated_at)s
+where tenant_id = %(tenant_id)s and id = %(id)s;
+
+-- name: delete_mapping
+-- The mapping is gone; refused by its foreign keys once something was sent or compared for it.
+delete from price_mappings
+where tenant_id = %(tenant_id)s and id = %(id)s;
+
+-- name: lock_mapping
+-- One mapping by its id, of the tenant when given, held until the transaction ends.
+select
+    id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, stripe_meter_id, mode, created_at,
+    coalesce(billing_account_id, stripe_account_id), price_id, subscription_item_id, currency, is_shadow,
+    shadow_account_id, shadow_price_id, shadow_subscription_item_id, updated_at
+from price_mappings
+where id = %(id)s and (%(tenant_id)s::text is null or tenant_id = %(tenant_id)s)
+for update;
+
+-- name: list_page
+-- A tenant's mappings, oldest first, beyond a key where one is given.
+select
+    id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, stripe_meter_id, mode, created_at,
+    coalesce(billing_account_id, stripe_account_id), price_id, subscription_item_id, currency, is_shadow,
+    shadow_account_id, shadow_price_id, shadow_subscription_item_id, updated_at
+from price_mappings
+where
+    tenant_id = %(tenant_id)s
+    and (%(meter)s::text is null or meter = %(meter)s)
+    and (%(is_active)s::boolean is null or (mode <> 'off') = %(is_active)s)
+    and (
+        %(after_created_at)s::timestamptz is null
+        or (created_at, id) > (%(after_created_at)s, %(after_id)s::uuid)
+    )
+order by created_at, id
+limit %(limit)s;
 
 -- name: find_active_mapping
 -- The mapping of a meter to an account that is not off.
-select id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, stripe_meter_id, mode, created_at
+select
+    id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, stripe_meter_id, mode, created_at,
+    coalesce(billing_account_id, stripe_account_id), price_id, subscription_item_id, currency, is_shadow,
+    shadow_account_id, shadow_price_id, shadow_subscription_item_id, updated_at
 from price_mappings
 where
     tenant_id = %(tenant_id)s
@@ -34,7 +94,10 @@ where id = %(mapping_id)s;
 
 -- name: list_mappings
 -- Every mapping, of one tenant when given.
-select id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, stripe_meter_id, mode, created_at
+select
+    id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, stripe_meter_id, mode, created_at,
+    coalesce(billing_account_id, stripe_account_id), price_id, subscription_item_id, currency, is_shadow,
+    shadow_account_id, shadow_price_id, shadow_subscription_item_id, updated_at
 from price_mappings
 where %(tenant_id)s::text is null or tenant_id = %(tenant_id)s
 order by tenant_id, meter, created_at;

@@ -310,6 +310,12 @@ where
 order by settled_at desc, id
 limit %(limit)s;
 
+-- name: count_blocked
+-- How many (Stripe meter, customer) of an account wait for an operator.
+select count(distinct (stripe_event_name, stripe_customer_id))
+from push_entries
+where state in ('rejected', 'quarantined') and released_at is null and stripe_account_id = %(stripe_account_id)s;
+
 -- name: count_states
 -- How many rows of the outbox are in each state, and what they add up to.
 select tenant_id, meter, state, count(*) as entries, sum(delta) as quantity

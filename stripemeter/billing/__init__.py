@@ -12,6 +12,7 @@ from stripemeter.billing.sink import (
     MeterEvent,
     Mode,
     StripeMeter,
+    StripePrice,
 )
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "MeterEvent",
     "Mode",
     "StripeMeter",
+    "StripePrice",
     "open_sink",
     "open_sinks",
 ]

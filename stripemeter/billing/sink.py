@@ -59,6 +59,16 @@ class StripeMeter:
     is_additive: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StripePrice:
+    """A price at Stripe. `stripe_meter_id`: the meter whose usage it bills; None when it bills none."""
+
+    price_id: str
+    currency: str
+    is_active: bool
+    stripe_meter_id: str | None
+
+
 class BillingSink(Protocol):
     """A billing account that takes usage and tells what it holds. Safe to use from several threads.
 
@@ -97,3 +107,15 @@ class BillingSink(Protocol):
 
     def create_customer(self, *, name: str, idempotency_key: str) -> str:
         """A new customer's id."""
+
+    def find_price(self, price_id: str) -> StripePrice | None:
+        """The price with this id; None when there is none."""
+
+    def find_meter_by_id(self, stripe_meter_id: str) -> StripeMeter | None:
+        """The meter with this id, active or not; None when there is none."""
+
+    def find_item_price(self, subscription_item_id: str) -> str | None:
+        """The price a subscription item bills by; None when there is no such item."""
+
+    def list_metered_items(self, *, stripe_meter_id: str, stripe_customer_id: str) -> list[str]:
+        """A customer's subscription items that bill a meter's usage, canceled subscriptions left out."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import stripe
 
-from stripemeter.billing.sink import Accepted, AlreadyAccepted, MeterEvent, Mode, StripeMeter
+from stripemeter.billing.sink import Accepted, AlreadyAccepted, MeterEvent, Mode, StripeMeter, StripePrice
 from stripemeter.billing.stripe_errors import is_already_accepted, translated
 from stripemeter.errors import InvariantBroken, StripeRejected
 from stripemeter.metering.days import day_bounds
@@ -135,18 +135,51 @@ class StripeSink:
 
     def find_customer(self, stripe_customer_id: str) -> str | None:
         """The name of a customer that exists (possibly empty); None when there is none."""
-        try:
-            customer = _call(lambda: self._client.v1.customers.retrieve(stripe_customer_id))
-        except StripeRejected as refused:
-            if refused.status == 404:
-                return None
-            raise
-        return None if getattr(customer, "deleted", False) else customer.name or ""
+        customer = _find(lambda: self._client.v1.customers.retrieve(stripe_customer_id))
+        return None if customer is None or getattr(customer, "deleted", False) else customer.name or ""
 
     def create_customer(self, *, name: str, idempotency_key: str) -> str:
         """A new customer's id."""
         customers = self._client.v1.customers
         return _call(lambda: customers.create({"name": name}, {"idempotency_key": idempotency_key})).id
+
+    def find_price(self, price_id: str) -> StripePrice | None:
+        """The price with this id; None when there is none."""
+        price = _find(lambda: self._client.v1.prices.retrieve(price_id))
+        if price is None:
+            return None
+        return StripePrice(
+            price_id=price.id,
+            currency=price.currency,
+            is_active=price.active,
+            stripe_meter_id=None if price.recurring is None else price.recurring.meter,
+        )
+
+    def find_meter_by_id(self, stripe_meter_id: str) -> StripeMeter | None:
+        """The meter with this id, active or not; None when there is none."""
+        found = _find(lambda: self._client.v1.billing.meters.retrieve(stripe_meter_id))
+        return None if found is None else _meter(found)
+
+    def find_item_price(self, subscription_item_id: str) -> str | None:
+        """The price a subscription item bills by; None when there is no such item."""
+        item = _find(lambda: self._client.v1.subscription_items.retrieve(subscription_item_id))
+        return None if item is None or getattr(item, "deleted", False) else item.price.id
+
+    def list_metered_items(self, *, stripe_meter_id: str, stripe_customer_id: str) -> list[str]:
+        """A customer's subscription items that bill a meter's usage, canceled subscriptions left out."""
+
+        def search() -> list[str]:
+            # Source: Stripe API 2026-10-28, list subscriptions: without a status all that are not canceled.
+            found = self._client.v1.subscriptions.list({"customer": stripe_customer_id, "limit": PAGE})
+            return [
+                item.id
+                for subscription in found.auto_paging_iter()
+                if subscription.status != "incomplete_expired"
+                for item in subscription["items"].data
+                if item.price.recurring is not None and item.price.recurring.meter == stripe_meter_id
+            ]
+
+        return _call(search)
 
     def _summaries(
         self, meter: str, customer: str, start: datetime, end: datetime, extra: Mapping[str, str]
@@ -173,6 +206,16 @@ def _call(request: Callable[[], _T]) -> _T:
         return request()
     except stripe.StripeError as error:
         raise translated(error) from error
+
+
+def _find(request: Callable[[], _T]) -> _T | None:
+    """What was asked for; None when Stripe has no such thing."""
+    try:
+        return _call(request)
+    except StripeRejected as refused:
+        if refused.status == 404:
+            return None
+        raise
 
 
 def _exact(request: Callable[..., stripe.ListObject[Any]], *arguments: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -25,7 +25,9 @@ from stripemeter.cli import (
     files,
     lake,
     logs,
+    mappings,
     meters,
+    push,
     replay,
     stack,
     stripe,
@@ -57,7 +59,9 @@ app.add_typer(customers.app, name="customers")
 app.add_typer(events.app, name="events")
 app.add_typer(explain.app, name="explain")
 app.add_typer(lake.app, name="lake")
+app.add_typer(mappings.app, name="mappings")
 app.add_typer(meters.app, name="meters")
+app.add_typer(push.app, name="push")
 app.add_typer(stripe.app, name="stripe")
 
 

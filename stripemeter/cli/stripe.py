@@ -21,13 +21,13 @@ from stripemeter.errors import InvalidInput, NotAllowed
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
-    from stripemeter.billing import BillingSink
+    from stripemeter.billing import BillingSink, Mode
 
 app = typer.Typer(help="What Stripe is told, and whether it holds it.", no_args_is_help=True)
 
 _TENANT = typer.Option("--tenant", help="Whose.", show_default=False)
-_LIVE = typer.Option("--live", help="The live account (needs STRIPEMETER_ALLOW_LIVE=1), not the test account.")
-_JSON = typer.Option("--json", help="Print JSON.")
+LIVE_OPTION = typer.Option("--live", help="The live account (needs STRIPEMETER_ALLOW_LIVE=1), not the test account.")
+JSON_OPTION = typer.Option("--json", help="Print JSON.")
 
 
 @app.command("map")
@@ -40,13 +40,13 @@ def map_meter(
     aggregation: Annotated[str, typer.Option("--aggregation", help="sum or count.")] = "sum",
     *,
     off: Annotated[bool, typer.Option("--off", help="Stop sending instead.")] = False,
-    live: Annotated[bool, _LIVE] = False,
-    as_json: Annotated[bool, _JSON] = False,
+    live: Annotated[bool, LIVE_OPTION] = False,
+    as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Feed a Stripe meter from one of ours; the Stripe meter is created when there is none."""
     from stripemeter.pipeline import stripe_setup
 
-    with _parts(is_live=live) as (pool, sink):
+    with open_parts(is_live=live) as (pool, sink):
         if off:
             stripe_setup.unmap_meter(pool, sink, tenant_id=tenant, meter=meter)
             typer.echo(f"{meter}: off")
@@ -60,7 +60,7 @@ def map_meter(
             aggregation=aggregation,
             now=datetime.now(UTC),
         )
-    _show(mapping, as_json=as_json)
+    show(mapping, as_json=as_json)
 
 
 @app.command("bind")
@@ -71,13 +71,13 @@ def bind_customer(
         str | None, typer.Option("--stripe-customer", help="cus_...; a new one is made when absent.")
     ] = None,
     *,
-    live: Annotated[bool, _LIVE] = False,
-    as_json: Annotated[bool, _JSON] = False,
+    live: Annotated[bool, LIVE_OPTION] = False,
+    as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Say which Stripe customer a customer is."""
     from stripemeter.pipeline import stripe_setup
 
-    with _parts(is_live=live) as (pool, sink):
+    with open_parts(is_live=live) as (pool, sink):
         binding = stripe_setup.bind(
             pool,
             sink,
@@ -86,29 +86,29 @@ def bind_customer(
             stripe_customer_id=stripe_customer,
             now=datetime.now(UTC),
         )
-    _show(binding, as_json=as_json)
+    show(binding, as_json=as_json)
 
 
 @app.command("push")
-def push(*, live: Annotated[bool, _LIVE] = False, as_json: Annotated[bool, _JSON] = False) -> None:
+def push(*, live: Annotated[bool, LIVE_OPTION] = False, as_json: Annotated[bool, JSON_OPTION] = False) -> None:
     """Send Stripe what it lacks. A running stack does it by itself. Exit 1 when something needs an operator."""
     from stripemeter.pipeline.push import push_usage
 
-    with _parts(is_live=live) as (pool, sink):
+    with open_parts(is_live=live) as (pool, sink):
         report = push_usage(pool, sink, now=datetime.now(UTC))
-    _show(report, as_json=as_json)
+    show(report, as_json=as_json)
     if report.rejected or report.blocked or report.stopped:
         raise typer.Exit(1)
 
 
 @app.command("reconcile")
-def reconcile(*, live: Annotated[bool, _LIVE] = False, as_json: Annotated[bool, _JSON] = False) -> None:
+def reconcile(*, live: Annotated[bool, LIVE_OPTION] = False, as_json: Annotated[bool, JSON_OPTION] = False) -> None:
     """Compare every open day with Stripe. Exit 1 when a difference is unexplained or Stripe could not be read."""
     from stripemeter.pipeline.reconcile import reconcile_usage
 
-    with _parts(is_live=live) as (pool, sink):
+    with open_parts(is_live=live) as (pool, sink):
         report = reconcile_usage(pool, sink, now=datetime.now(UTC))
-    _show(report, as_json=as_json)
+    show(report, as_json=as_json)
     if report.unexplained or report.unknown:
         raise typer.Exit(1)
 
@@ -134,7 +134,7 @@ def release(
 def status(
     tenant: Annotated[str | None, typer.Option("--tenant", help="Only this tenant.")] = None,
     *,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Mappings, bindings, the outbox and the last verdicts, from our tables; Stripe is not asked."""
     from stripemeter.store import mappings, push_entries, reconciliations
@@ -151,12 +151,15 @@ def status(
             "days": reconciliations.count_verdicts(tx, tenant_id=tenant),
             "differences": reconciliations.list_verdicts(tx, tenant_id=tenant),
         }
-    _show(found, as_json=as_json)
+    show(found, as_json=as_json)
 
 
-@contextmanager
-def _parts(*, is_live: bool) -> Iterator[tuple[ConnectionPool, BillingSink]]:
-    """The database, and the account: the settings' own, else the emulator of the stack that runs here."""
+def open_account(mode: Mode) -> BillingSink:
+    """The account of a mode: the settings' own, else for shadow pushes the emulator of the stack that runs here.
+
+    Raises:
+        NotAllowed: there is none.
+    """
     from pydantic import SecretStr
 
     from stripemeter.billing import open_sink
@@ -165,7 +168,7 @@ def _parts(*, is_live: bool) -> Iterator[tuple[ConnectionPool, BillingSink]]:
     from stripemeter.runtime.stack_record import read_record
 
     settings = load_settings()
-    if settings.wants_emulator and not is_live:
+    if settings.wants_emulator and mode == "shadow":
         record = read_record(settings.state)
         url = record.urls.get("emulator") if record is not None and record.is_supervised else None
         if url is None:
@@ -173,7 +176,13 @@ def _parts(*, is_live: bool) -> Iterator[tuple[ConnectionPool, BillingSink]]:
         settings = settings.model_copy(
             update={"stripe_test_secret_key": SecretStr(EMULATOR_KEY), "stripe_api_base": url}
         )
-    sink = open_sink(settings, mode="live" if is_live else "shadow")
+    return open_sink(settings, mode=mode)
+
+
+@contextmanager
+def open_parts(*, is_live: bool) -> Iterator[tuple[ConnectionPool, BillingSink]]:
+    """The database, and the account of a mode."""
+    sink = open_account("live" if is_live else "shadow")
     with _pool() as pool:
         yield pool, sink
 
@@ -188,7 +197,8 @@ def _pool() -> Iterator[ConnectionPool]:
         yield pool
 
 
-def _show(value: object, *, as_json: bool) -> None:
+def show(value: object, *, as_json: bool) -> None:
+    """Print a value: its members a line each, rows of a list indented; or JSON."""
     plain = _plain(value)
     if as_json:
         typer.echo(json.dumps(plain, indent=2))

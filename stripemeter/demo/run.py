@@ -144,7 +144,7 @@ def _connect(pool: ConnectionPool, sink: BillingSink, tenant_id: str, carriers: 
         for carrier in carriers
     }
     return StripeIds(
-        meters={metric: mapping.stripe_meter_id for metric, mapping in mapped.items()},
+        meters={metric: fed for metric, mapping in mapped.items() if (fed := mapping.stripe_meter_id) is not None},
         customers={carrier: binding.stripe_customer_id for carrier, binding in bound.items()},
     )
 

@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.billing.sink import BillingSink
 from stripemeter.errors import Conflict, InvalidInput, NotFound
+from stripemeter.pipeline.price_mappings import require_billed_once
 from stripemeter.store import mappings, push_entries
 from stripemeter.store.mappings import PUSHABLE, CustomerBinding, PriceMapping
 from stripemeter.store.postgres import transaction
@@ -64,6 +65,7 @@ def map_meter(
         stripe_event_name=event_name,
         stripe_meter_id=stripe_meter.stripe_meter_id,
         mode=sink.mode,
+        is_shadow=sink.mode == "shadow",
         created_at=now,
     )
     with transaction(pool) as tx:
@@ -95,20 +97,23 @@ def bind(
 
     Raises:
         NotFound: no such Stripe customer in this account.
-        Conflict: either side is bound to somebody else.
+        Conflict: either side is bound to somebody else, or two items of the customer bill one mapped meter.
+        Unavailable: Stripe cannot be asked.
     """
     account = sink.account_id()
-    if stripe_customer_id is None:
-        with transaction(pool) as tx:
-            stripe_customer_id = mappings.find_binding(
-                tx, tenant_id=tenant_id, customer_ref=customer_ref, stripe_account_id=account
-            )
+    with transaction(pool) as tx:
+        bound = mappings.find_binding(tx, tenant_id=tenant_id, customer_ref=customer_ref, stripe_account_id=account)
+    stripe_customer_id = stripe_customer_id or bound
     if stripe_customer_id is None:
         # A retry after a lost answer gets the customer it made.
         key = hashlib.sha256(f"{account}\x1f{tenant_id}\x1f{customer_ref}".encode()).hexdigest()
         stripe_customer_id = sink.create_customer(name=customer_ref, idempotency_key=f"bind_{key[:40]}")
     elif sink.find_customer(stripe_customer_id) is None:
         raise NotFound(f"no customer {stripe_customer_id} in {account}")
+    elif stripe_customer_id != bound:
+        require_billed_once(
+            pool, sink, tenant_id=tenant_id, stripe_account_id=account, stripe_customer_id=stripe_customer_id
+        )
     binding = CustomerBinding(
         tenant_id=tenant_id,
         customer_ref=customer_ref,

@@ -6,14 +6,16 @@ asking Stripe (`billing`), sending (`pipeline.push`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 from uuid import UUID
 
 import psycopg
 
 from stripemeter.errors import Conflict, InvalidInput, NotFound
+from stripemeter.metering.price_mappings import MappingMode
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
 
@@ -21,22 +23,51 @@ _Q = load_queries("mappings")
 
 PUSHABLE = ("sum", "count")
 """Aggregations whose days add up, so that a sum of deltas can be right."""
-MappingMode = Literal["off", "shadow", "live"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceMapping:
-    """Which Stripe meter a meter of a tenant feeds."""
+    """Which Stripe meter a meter of a tenant feeds.
+
+    Args:
+        id: ours.
+        tenant_id: whose.
+        meter: our meter.
+        aggregation: which column of the counter is the quantity of a day.
+        stripe_account_id: where its mode sends.
+        stripe_event_name: of the Stripe meter; None while it is off and Stripe was not asked.
+        stripe_meter_id: likewise.
+        mode: off, shadow or live.
+        created_at: aware.
+        billing_account_id: the account that bills, as it was said; None when it is read from `stripe_account_id`.
+        price_id: the price it was mapped by; None: by an event name.
+        subscription_item_id: one item with this price, where one was named.
+        currency: of the price, where it was said.
+        is_shadow: which mode switching it on would give.
+        shadow_account_id: the account for shadow pushes, where it is another.
+        shadow_price_id: the price there.
+        shadow_subscription_item_id: the item there.
+        updated_at: None: never changed.
+    """
 
     id: UUID
     tenant_id: str
     meter: str
     aggregation: str
     stripe_account_id: str
-    stripe_event_name: str
-    stripe_meter_id: str
+    stripe_event_name: str | None
+    stripe_meter_id: str | None
     mode: MappingMode
     created_at: datetime
+    billing_account_id: str | None = None
+    price_id: str | None = None
+    subscription_item_id: str | None = None
+    currency: str | None = None
+    is_shadow: bool = False
+    shadow_account_id: str | None = None
+    shadow_price_id: str | None = None
+    shadow_subscription_item_id: str | None = None
+    updated_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,31 +88,89 @@ def create_mapping(tx: Tx, mapping: PriceMapping) -> None:
         InvalidInput: an aggregation that deltas cannot carry.
         Conflict: the meter is mapped already, or another meter of the tenant feeds this event name.
     """
-    if mapping.aggregation not in PUSHABLE:
+    require_pushable(mapping)
+    with _refusing_twice(tx, mapping):
+        tx.execute(_Q["insert_mapping"], _values(mapping))
+
+
+def replace_mapping(tx: Tx, mapping: PriceMapping) -> None:
+    """Make a mapping this; whose it is and since when stay.
+
+    Raises:
+        InvalidInput: an aggregation that deltas cannot carry.
+        Conflict: as `create_mapping`; or a delta of it is in flight, and nobody would find out what became of it.
+    """
+    require_pushable(mapping)
+    require_settled(tx, mapping)
+    with _refusing_twice(tx, mapping):
+        tx.execute(_Q["replace_mapping"], _values(mapping))
+
+
+def delete_mapping(tx: Tx, mapping: PriceMapping) -> None:
+    """Remove a mapping for which nothing was ever sent or compared.
+
+    Raises:
+        Conflict: something was: what was sent stays explained.
+    """
+    try:
+        with tx.transaction():
+            tx.execute(_Q["delete_mapping"], {"tenant_id": mapping.tenant_id, "id": mapping.id})
+    except psycopg.errors.ForeignKeyViolation as error:
+        raise Conflict(
+            "usage was sent or compared for this mapping, which stays explained: set active to false instead"
+        ) from error
+
+
+def lock_mapping(tx: Tx, mapping_id: UUID, *, tenant_id: str | None) -> PriceMapping | None:
+    """The mapping with this id (of the tenant, when given), held until the transaction ends."""
+    row = tx.execute(_Q["lock_mapping"], {"id": mapping_id, "tenant_id": tenant_id}).fetchone()
+    return None if row is None else _mapping(row)
+
+
+def list_page(
+    tx: Tx,
+    *,
+    tenant_id: str,
+    meter: str | None,
+    is_active: bool | None,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+) -> list[PriceMapping]:
+    """At most `limit` of a tenant's mappings, oldest first, those beyond `after`."""
+    values = {
+        "tenant_id": tenant_id,
+        "meter": meter,
+        "is_active": is_active,
+        "after_created_at": after and after[0],
+        "after_id": after and after[1],
+        "limit": limit,
+    }
+    return [_mapping(row) for row in tx.execute(_Q["list_page"], values)]
+
+
+def require_pushable(mapping: PriceMapping) -> None:
+    """Refuse to switch on what deltas cannot carry.
+
+    Raises:
+        InvalidInput: it is not off, and its days do not add up.
+    """
+    if mapping.mode != "off" and mapping.aggregation not in PUSHABLE:
         raise InvalidInput(
             f"aggregation must be one of {', '.join(PUSHABLE)} to be pushed, not {mapping.aggregation!r}: "
             "Stripe adds deltas up, and the days of the others do not add up",
             field="aggregation",
         )
-    values = {
-        "id": mapping.id,
-        "tenant_id": mapping.tenant_id,
-        "meter": mapping.meter,
-        "aggregation": mapping.aggregation,
-        "stripe_account_id": mapping.stripe_account_id,
-        "stripe_event_name": mapping.stripe_event_name,
-        "stripe_meter_id": mapping.stripe_meter_id,
-        "mode": mapping.mode,
-        "created_at": mapping.created_at,
-    }
-    try:
-        with tx.transaction():
-            tx.execute(_Q["insert_mapping"], values)
-    except psycopg.errors.UniqueViolation as error:
-        raise Conflict(
-            f"meter {mapping.meter!r} of {mapping.tenant_id!r} is already mapped at {mapping.stripe_account_id}, "
-            f"or another meter feeds {mapping.stripe_event_name!r}: turn that mapping off first"
-        ) from error
+
+
+def require_settled(tx: Tx, mapping: PriceMapping) -> None:
+    """Refuse while a delta of the mapping is in flight.
+
+    Raises:
+        Conflict: one is, and nobody would find out what became of it.
+    """
+    row = tx.execute(_Q["has_open_entry"], {"mapping_id": mapping.id}).fetchone()
+    if row is not None and row[0]:
+        raise Conflict(f"a delta of {mapping.meter!r} is in flight: try again when it is settled")
 
 
 def find_mapping(tx: Tx, *, tenant_id: str, meter: str, stripe_account_id: str) -> PriceMapping | None:
@@ -102,9 +191,7 @@ def turn_off_mapping(tx: Tx, *, tenant_id: str, meter: str, stripe_account_id: s
     mapping = find_mapping(tx, tenant_id=tenant_id, meter=meter, stripe_account_id=stripe_account_id)
     if mapping is None:
         raise NotFound(f"meter {meter!r} of {tenant_id!r} is not mapped at {stripe_account_id}")
-    row = tx.execute(_Q["has_open_entry"], {"mapping_id": mapping.id}).fetchone()
-    if row is not None and row[0]:
-        raise Conflict(f"a delta of {meter!r} is in flight: try again when it is settled")
+    require_settled(tx, mapping)
     tx.execute(_Q["turn_off_mapping"], {"mapping_id": mapping.id})
 
 
@@ -167,6 +254,22 @@ def list_bindings(tx: Tx, *, tenant_id: str | None = None) -> list[CustomerBindi
         )
         for row in tx.execute(_Q["list_bindings"], {"tenant_id": tenant_id})
     ]
+
+
+@contextmanager
+def _refusing_twice(tx: Tx, mapping: PriceMapping) -> Iterator[None]:
+    try:
+        with tx.transaction():
+            yield
+    except psycopg.errors.UniqueViolation as error:
+        raise Conflict(
+            f"meter {mapping.meter!r} of {mapping.tenant_id!r} is already mapped at {mapping.stripe_account_id}, "
+            f"or another meter feeds {mapping.stripe_event_name!r}: turn that mapping off first"
+        ) from error
+
+
+def _values(mapping: PriceMapping) -> dict[str, object]:
+    return {name: getattr(mapping, name) for name in PriceMapping.__dataclass_fields__}
 
 
 def _mapping(row: tuple[object, ...]) -> PriceMapping:

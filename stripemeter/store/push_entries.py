@@ -330,6 +330,12 @@ def list_blocking(tx: Tx, *, stripe_account_id: str | None = None, limit: int = 
         return cursor.execute(_Q["list_blocking"], {"stripe_account_id": stripe_account_id, "limit": limit}).fetchall()
 
 
+def count_blocked(tx: Tx, *, stripe_account_id: str) -> int:
+    """How many customers of meters wait for an operator at an account."""
+    row = tx.execute(_Q["count_blocked"], {"stripe_account_id": stripe_account_id}).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def count_states(tx: Tx, *, tenant_id: str | None = None) -> list[StateCount]:
     """How many rows are in each state."""
     with tx.cursor(row_factory=class_row(StateCount)) as cursor:

@@ -24,11 +24,20 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def run(database_url: str, emulator: RunningEmulator, tmp_path: Path) -> Run:
     """Type `stripemeter stripe ...` with the emulator as the test account."""
+    return _typed("stripe", database_url, emulator, tmp_path)
 
+
+@pytest.fixture
+def run_push(database_url: str, emulator: RunningEmulator, tmp_path: Path) -> Run:
+    """Type `stripemeter push ...` likewise."""
+    return _typed("push", database_url, emulator, tmp_path)
+
+
+def _typed(noun: str, database_url: str, emulator: RunningEmulator, tmp_path: Path) -> Run:
     def typed(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("STRIPE", "DATABASE"))}
         return subprocess.run(
-            [sys.executable, "-m", "stripemeter.cli.main", "stripe", *words],
+            [sys.executable, "-m", "stripemeter.cli.main", noun, *words],
             env={
                 **environment,
                 "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -99,3 +108,31 @@ def test_without_any_key_nothing_is_called(run: Run) -> None:
     """No key and no stack: a refusal that says what to set."""
     done = run("push", STRIPE_TEST_SECRET_KEY="")
     assert (done.returncode, "set STRIPE_TEST_SECRET_KEY" in done.stderr) == (1, True)
+
+
+def test_the_plan_comes_before_the_push(
+    run: Run, run_push: Run, pool: ConnectionPool, emulator: RunningEmulator
+) -> None:
+    """`push plan` shows it, `push apply` alone refuses, `push apply --yes` sends just that."""
+    answer(run("map", "calls", "--tenant", "t", "--json"))
+    answer(run("bind", "ada", "--tenant", "t", "--json"))
+    day = datetime.now(UTC).date() - timedelta(days=1)
+    with transaction(pool) as tx:
+        tx.execute(
+            """
+            insert into counters (tenant_id, customer_ref, meter, day, segment_start, event_count, quantity_sum,
+                quantity_min, quantity_max, quantity_last, last_ts, last_seq)
+            values ('t', 'ada', 'calls', %s, %s, 1, 12.5, 12.5, 12.5, 12.5, now(), 1)
+            """,
+            (day, month_bounds(day)[0]),
+        )
+    plan = answer(run_push("plan", "--json"))
+    assert [(row["customer_ref"], row["day"], row["quantity"]) for row in plan["rows"]] == [
+        ("ada", day.isoformat(), "12.5")
+    ]
+    refused = run_push("apply")
+    assert (refused.returncode, emulator.ledger()) == (1, [])
+    assert "--yes" in refused.stderr
+    sent = answer(run_push("apply", "--yes", "--json"))
+    assert (sent["accepted"], sent["quantity"]) == (plan["events"], plan["quantity"])
+    assert [row["value"] for row in emulator.ledger()] == ["12.5"]
