@@ -47,7 +47,13 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             retention.retention,
             backfills.backfill,
         ],
-        sensors=[triggers.fold_events, triggers.late_days, triggers.unpushed_usage, backfills.pending_backfills],
+        sensors=[
+            triggers.fold_events,
+            triggers.late_days,
+            triggers.unpushed_usage,
+            triggers.requested_reconciliations,
+            backfills.pending_backfills,
+        ],
         schedules=[
             triggers.hourly_reconciliation,
             triggers.hourly_watch,

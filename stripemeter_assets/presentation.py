@@ -6,6 +6,7 @@ Quantities are shown as text: Dagster's numbers are floats.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
@@ -18,11 +19,14 @@ import pandera.polars as pa
 from stripemeter.pipeline.archive import FailedArchive, LakeProof
 from stripemeter.pipeline.fold import FoldReport
 from stripemeter.pipeline.push import PushReport
+from stripemeter.pipeline.reconcile import ReconciliationReport
+from stripemeter.pipeline.reconciliation_report import plot_drift
 from stripemeter.pipeline.recount import RecountedDay
 from stripemeter.pipeline.recount_days import FailedDay
 from stripemeter.store.archived_days import ArchivedDay
 from stripemeter.store.counters import CounterMismatch
 from stripemeter.store.freshness import FoldState
+from stripemeter.store.reconciliation_runs import ReconciliationRun
 from stripemeter_assets.verdicts import StripeVerdicts
 
 TABLE_ROWS = 100
@@ -209,6 +213,20 @@ def stripe_verdict(verdicts: StripeVerdicts) -> str:
 def by_account(reports: Mapping[str, Any]) -> dict[str, Any]:
     """Each account's report under the name of its mode: `live/accepted`, `shadow/accepted`."""
     return {f"{mode}/{name}": value for mode, report in reports.items() for name, value in facts(report).items()}
+
+
+def differences(reports: Mapping[str, ReconciliationReport]) -> dict[str, Any]:
+    """Each account's worst days with what repairs them, in place on the asset's page."""
+    return {f"{mode}/differences": markdown(report.rows) for mode, report in reports.items()}
+
+
+def drift_plots(runs: Mapping[str, Sequence[ReconciliationRun]]) -> dict[str, Any]:
+    """Each account's drift over its latest runs, as an image."""
+    images = {mode: base64.b64encode(plot_drift(points).encode()).decode() for mode, points in runs.items()}
+    return {
+        f"{mode}/drift_over_time": dg.MetadataValue.md(f"![drift over time](data:image/svg+xml;base64,{image})")
+        for mode, image in images.items()
+    }
 
 
 def stopped_pushes(reports: Mapping[str, PushReport]) -> str:

@@ -2,7 +2,7 @@
 
 Belongs here: when. Does not: what (the assets), how (`stripemeter.pipeline`).
 
-Idle costs: four sensors (one in `backfills`), and no run while there is nothing to do.
+Idle costs: five sensors (one in `backfills`), and no run while there is nothing to do.
 """
 
 import time
@@ -16,12 +16,14 @@ from stripemeter.pipeline.archive import unarchived_days
 from stripemeter.pipeline.error_report import delete_old_reports
 from stripemeter.pipeline.fold import FoldReport, fold
 from stripemeter.pipeline.push import has_unpushed_usage
+from stripemeter.pipeline.reconciliation_report import delete_old_reports as delete_old_reconciliations
 from stripemeter.pipeline.slice_recounts import drain
 from stripemeter.runtime.settings import load_settings
 from stripemeter.store.counter_days import dirty_days, stuck_days
 from stripemeter.store.dagster_events import delete_superseded_reports
 from stripemeter.store.ledger import ensure_month
 from stripemeter.store.mappings import list_mappings
+from stripemeter.store.reconciliation_runs import delete_old, has_waiting_request
 from stripemeter_assets import presentation
 from stripemeter_assets.assets.counters import MAX_FAILED_RECOUNTS
 from stripemeter_assets.housekeeping import LATE, REPORT_RETENTION, SCHEDULED, UNPUSHED, delete_old_runs
@@ -43,6 +45,8 @@ DIRTY_LIMIT = 4000
 """Eleven years of days: an import may dirty them all, and they still share a few runs."""
 ARCHIVE_LIMIT = 800
 """Two years of days: a long import is archived in a few nights, and no night's run holds the machine for hours."""
+RECONCILIATION_RETENTION = timedelta(days=90)
+"""How long it is known what each comparison found; verdicts on days are kept."""
 PUSH_PAUSE = timedelta(minutes=5)
 """How long nothing is requested after a push run failed as a whole."""
 
@@ -106,6 +110,8 @@ def tidy(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
         ensure_month(tx, now.date().replace(day=1))
         ensure_month(tx, next_month(now.date()))
         context.log.info("deleted %d superseded reports", delete_superseded_reports(tx, now - REPORT_RETENTION))
+        context.log.info("deleted %d old reconciliation runs", delete_old(tx, before=now - RECONCILIATION_RETENTION))
+    context.log.info("deleted %d reports of reconciliations", delete_old_reconciliations(settings.state, now=now))
     kept_from = now - timedelta(days=settings.backfill_report_days)
     context.log.info(
         "deleted %d error reports of backfills", delete_old_reports(postgres.pool, settings.state, before=kept_from)
@@ -164,6 +170,19 @@ def unpushed_usage(
         return dg.SkipReason("no Stripe key is set: see `stripemeter doctor`")
     if not has_unpushed_usage(postgres.pool, now=now, modes=modes):
         return dg.SkipReason("Stripe has everything")
+    return dg.RunRequest()
+
+
+@dg.sensor(job=reconcile, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+def requested_reconciliations(
+    context: dg.SensorEvaluationContext, postgres: PostgresResource
+) -> dg.RunRequest | dg.SkipReason:
+    """Ask for one run that answers every request; those of a run that died wait still, so they ask again."""
+    with postgres.transaction() as tx:
+        if not has_waiting_request(tx):
+            return dg.SkipReason("nobody asked")
+    if _in_flight(context.instance, "reconcile"):
+        return dg.SkipReason("a reconciliation is under way")
     return dg.RunRequest()
 
 

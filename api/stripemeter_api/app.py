@@ -87,7 +87,7 @@ class Receiver:
             api.state.pool = pool
             api.state.limits = ingest_limits(self._settings)
             api.state.backfills = backfills.backfill_limits(self._settings)
-            api.state.backfill_body_bytes = self._settings.backfill_body_limit_bytes
+            api.state.backfill_body_bytes = api.state.backfills.body_bytes
             api.state.reconciliation_body_bytes = self._settings.reconciliation_body_limit_bytes
             api.state.max_adjustment_delta = self._settings.max_adjustment_delta
             api.state.open_account = _accounts(self._settings)

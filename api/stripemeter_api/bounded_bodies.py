@@ -18,14 +18,16 @@ TOO_LARGE = 413
 
 
 class BoundedBodyRoute(ExactBodyRoute):
-    """A route whose body is exact, and bounded by `app.state.backfills.body_bytes`."""
+    """A route whose body is exact, and bounded by the number of bytes that `app.state` has under `limit`."""
+
+    limit = "backfill_body_bytes"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, given a request whose body ends with 413 beyond the limit."""
         answer = super().get_route_handler()
 
         async def answer_bounded(request: Request) -> Response:
-            most: int = request.app.state.backfills.body_bytes
+            most: int = getattr(request.app.state, self.limit)
             declared = request.headers.get("content-length", "0")
             if declared.isdecimal() and int(declared) > most:
                 raise HTTPException(TOO_LARGE)

@@ -28,6 +28,7 @@ from stripemeter.cli import (
     mappings,
     meters,
     push,
+    reconcile,
     replay,
     stack,
     stripe,
@@ -61,6 +62,8 @@ app.add_typer(explain.app, name="explain")
 app.add_typer(lake.app, name="lake")
 app.add_typer(mappings.app, name="mappings")
 app.add_typer(meters.app, name="meters")
+app.add_typer(reconcile.app, name="reconcile")
+app.add_typer(reconcile.repair, name="repair")
 app.add_typer(push.app, name="push")
 app.add_typer(stripe.app, name="stripe")
 

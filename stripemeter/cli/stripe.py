@@ -104,10 +104,10 @@ def push(*, live: Annotated[bool, LIVE_OPTION] = False, as_json: Annotated[bool,
 @app.command("reconcile")
 def reconcile(*, live: Annotated[bool, LIVE_OPTION] = False, as_json: Annotated[bool, JSON_OPTION] = False) -> None:
     """Compare every open day with Stripe. Exit 1 when a difference is unexplained or Stripe could not be read."""
-    from stripemeter.pipeline.reconcile import reconcile_usage
+    from stripemeter.pipeline.reconcile import reconcile_and_record
 
     with open_parts(is_live=live) as (pool, sink):
-        report = reconcile_usage(pool, sink, now=datetime.now(UTC))
+        report = reconcile_and_record(pool, sink, clock=lambda: datetime.now(UTC))
     show(report, as_json=as_json)
     if report.unexplained or report.unknown:
         raise typer.Exit(1)

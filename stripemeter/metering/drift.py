@@ -1,6 +1,7 @@
 """Drift: ours minus Stripe's, what explains it, and whether anyone must act.
 
-Belongs here: the verdict on one day as a function of four numbers. Does not: reading them (`pipeline.reconcile`).
+Belongs here: the verdict on one day as a function of four numbers, and what repairs it. Does not: reading them
+(`pipeline.reconcile`), repairing (`pipeline.repair`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, assert_never
 
 Status = Literal["ok", "within_epsilon", "drift", "unknown"]
 Cause = Literal["unsent", "in_flight", "rejected", "foreign_writer", "unreachable", "unknown"]
@@ -77,3 +78,36 @@ def _cause_at_stripe(day: DayState, stripe: Decimal, now: datetime) -> Cause:
         return "foreign_writer"
     is_settling = day.last_accepted_at is not None and now - day.last_accepted_at < SETTLE_LAG
     return "in_flight" if is_settling else "rejected"
+
+
+def surplus_at_stripe(day: DayState, *, now: datetime) -> Decimal | None:
+    """What Stripe holds of a day beyond everything we sent; 0 or less: none. None: it cannot be told at the moment.
+
+    A row in flight, or one acknowledged so recently that the summaries may lack it, would look like a surplus or hide
+    one: taking that back would take our own usage back.
+    """
+    is_settling = day.last_accepted_at is not None and now - day.last_accepted_at < SETTLE_LAG
+    if day.stripe is None or day.planned != day.accepted or is_settling:
+        return None
+    return day.stripe - day.accepted
+
+
+def repair_plan(cause: Cause | None) -> str:
+    """What makes a difference of this cause go away; empty when there is none."""
+    match cause:
+        case None:
+            return ""
+        case "unsent":
+            return "push: the next push sends it, or `stripemeter repair apply`"
+        case "in_flight":
+            return "wait: a push is under way, or Stripe has not summed it up yet"
+        case "rejected":
+            return "remove what Stripe refuses, then `stripemeter stripe release ENTRY` and push"
+        case "foreign_writer":
+            return "approve the suggested negative correction, or stop the other writer"
+        case "unreachable":
+            return "wait: Stripe did not answer, the next reconciliation asks again"
+        case "unknown":
+            return "look at the day's push entries: nothing explains it"
+        case _:
+            assert_never(cause)

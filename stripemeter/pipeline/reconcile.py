@@ -1,7 +1,8 @@
 """Reconcile: compare every open day with what Stripe holds, and say why they differ.
 
-Belongs here: reading both sides, storing verdicts, confirming what matches. Does not: judging one day
-(`metering.drift`), repairing: a push repairs what is unsent, a person decides the rest.
+Belongs here: reading both sides, storing verdicts, confirming what matches, suggesting to take a surplus back. Does
+not: judging one day (`metering.drift`), repairing (`pipeline.repair`): a push repairs what is unsent, a person decides
+the rest.
 
 Days older than Stripe takes are not compared: nothing could be done about them here. They are counted as held.
 """
@@ -9,7 +10,7 @@ Days older than Stripe takes are not compared: nothing could be done about them 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -22,12 +23,13 @@ from stripemeter.billing.sink import BillingSink
 from stripemeter.errors import OutcomeUnknown, StripeRejected, Unavailable
 from stripemeter.metering.days import day_bounds
 from stripemeter.metering.deltas import first_open_day, whole_minutes
-from stripemeter.metering.drift import DayState, judge_day
+from stripemeter.metering.drift import DayState, judge_day, repair_plan, surplus_at_stripe
 from stripemeter.metering.rulebook import TenantRules
 from stripemeter.metering.segments import BillingPhase, segment_at, segment_starts
-from stripemeter.store import push_entries, reconciliations
+from stripemeter.store import corrections, push_entries, reconciliation_runs, reconciliations
 from stripemeter.store.customers import load_phases
-from stripemeter.store.postgres import transaction
+from stripemeter.store.postgres import Tx, transaction
+from stripemeter.store.reconciliation_runs import ReconciliationRun
 from stripemeter.store.reconciliations import LocalDay, ReconciledDay
 
 MAX_ROWS = 1000
@@ -46,7 +48,10 @@ _Reading = Mapping[tuple[datetime, date], Decimal]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconciledRow:
-    """One day that is not ok. `drift` = ours minus Stripe's; Stripe's side is None when it could not be read."""
+    """One day that is not ok. `drift` = ours minus Stripe's; Stripe's side is None when it could not be read.
+
+    `plan` says what makes the difference go away.
+    """
 
     tenant_id: str
     meter: str
@@ -59,6 +64,7 @@ class ReconciledRow:
     pushed: Decimal
     stripe: Decimal | None
     drift: Decimal | None
+    plan: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,7 @@ class ReconciliationReport:
         unexplained: days with drift that neither a push nor a few minutes will clear: somebody must look.
         held: days older than Stripe takes and not what was sent.
         confirmed: outbox rows confirmed now.
+        drift_total: sum of the absolute drift of all days that could be read.
         rows: every day that is not ok, worst first, at most MAX_ROWS.
     """
 
@@ -82,6 +89,7 @@ class ReconciliationReport:
     unexplained: int
     held: int
     confirmed: int
+    drift_total: Decimal
     rows: tuple[ReconciledRow, ...]
 
 
@@ -111,6 +119,8 @@ def reconcile_usage(
         judged = list(_judge(days, reading, now))
         with transaction(pool) as tx:
             reconciliations.replace_verdicts(tx, (verdict for _, verdict in judged))
+            for day, verdict in judged:
+                _suggest(tx, day, verdict, now)
             confirmed += sum(
                 reconciliations.confirm_day(tx, day, verdict.stripe_quantity)
                 for day, verdict in judged
@@ -120,6 +130,32 @@ def reconcile_usage(
     with transaction(pool) as tx:
         held, _ = push_entries.load_held(tx, stripe_account_id=account, mode=sink.mode, first_day=first, limit=0)
     return _report(account, verdicts, held=held, confirmed=confirmed)
+
+
+def reconcile_and_record(
+    pool: ConnectionPool, sink: BillingSink, *, clock: Callable[[], datetime]
+) -> ReconciliationReport:
+    """As `reconcile_usage`, and the run is written down: when, how long, what it found.
+
+    Raises:
+        StripeRejected, Unavailable, OutcomeUnknown: as `reconcile_usage`; nothing is written down.
+    """
+    started_at = clock()
+    report = reconcile_usage(pool, sink, now=started_at)
+    run = ReconciliationRun(
+        started_at=started_at,
+        ended_at=clock(),
+        day_count=report.days,
+        ok_count=report.ok,
+        within_epsilon_count=report.within_epsilon,
+        drift_count=report.drift,
+        unknown_count=report.unknown,
+        unexplained_count=report.unexplained,
+        drift_total=report.drift_total,
+    )
+    with transaction(pool) as tx:
+        reconciliation_runs.insert_run(tx, run, stripe_account_id=report.stripe_account_id, mode=sink.mode)
+    return report
 
 
 class _Reader:
@@ -192,17 +228,7 @@ def _judge(
     strangers = [_stranger(days[0], *key) for key in (stripe or {}) if key not in known]
     for day in [*days, *strangers]:
         quantity = None if stripe is None else stripe[day.segment_start, day.day]
-        verdict = judge_day(
-            DayState(
-                counted=day.counted,
-                planned=day.planned,
-                accepted=day.accepted,
-                stripe=quantity,
-                is_rejected=day.is_rejected,
-                last_accepted_at=day.last_accepted_at,
-            ),
-            now=now,
-        )
+        verdict = judge_day(_state(day, quantity), now=now)
         yield (
             day,
             ReconciledDay(
@@ -220,6 +246,28 @@ def _judge(
                 checked_at=now,
             ),
         )
+
+
+def _state(day: LocalDay, stripe: Decimal | None) -> DayState:
+    return DayState(
+        counted=day.counted,
+        planned=day.planned,
+        accepted=day.accepted,
+        stripe=stripe,
+        is_rejected=day.is_rejected,
+        last_accepted_at=day.last_accepted_at,
+    )
+
+
+def _suggest(tx: Tx, day: LocalDay, verdict: ReconciledDay, now: datetime) -> None:
+    """One suggestion for as long as there is a surplus, however often it is seen."""
+    surplus = surplus_at_stripe(_state(day, verdict.stripe_quantity), now=now)
+    if surplus is None:
+        return
+    if surplus > 0 and verdict.status != "ok":
+        corrections.suggest(tx, day, surplus, now=now)
+    else:
+        corrections.resolve(tx, day, now=now)
 
 
 def _stranger(like: LocalDay, segment_start: datetime, day: date) -> LocalDay:
@@ -256,6 +304,7 @@ def _report(account: str, verdicts: Sequence[ReconciledDay], *, held: int, confi
         unexplained=sum(verdict.status == "drift" and verdict.cause not in EXPLAINED for verdict in verdicts),
         held=held,
         confirmed=confirmed,
+        drift_total=sum((abs(_drift(verdict) or Decimal(0)) for verdict in verdicts), Decimal(0)),
         rows=tuple(_row(verdict) for verdict in bad[:MAX_ROWS]),
     )
 
@@ -282,4 +331,5 @@ def _row(verdict: ReconciledDay) -> ReconciledRow:
         pushed=verdict.pushed_quantity,
         stripe=verdict.stripe_quantity,
         drift=_drift(verdict),
+        plan=repair_plan(verdict.cause),
     )

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("STRIPE_TEST_SECRET_KEY")
     )
     stripe_api_base: str | None = Field(default=None, validation_alias=AliasChoices("STRIPEMETER_STRIPE_API_BASE"))
+    stripe_calls_per_second: float | None = Field(
+        default=None, gt=0, le=10_000, validation_alias=AliasChoices("STRIPEMETER_STRIPE_CALLS_PER_SECOND")
+    )
     allow_live: bool = Field(default=False, validation_alias=AliasChoices("STRIPEMETER_ALLOW_LIVE"))
 
     max_ingest_batch: int = Field(default=1000, ge=1, le=10_000, validation_alias=AliasChoices("MAX_INGEST_BATCH"))
@@ -82,6 +85,9 @@ class Settings(BaseSettings):
     backfill_sources: str = Field(default="", validation_alias=AliasChoices("STRIPEMETER_BACKFILL_SOURCES"))
     backfill_report_days: int = Field(
         default=90, ge=1, le=36_500, validation_alias=AliasChoices("STRIPEMETER_BACKFILL_REPORT_DAYS")
+    )
+    reconciliation_body_limit_bytes: int = Field(
+        default=262_144, ge=1024, validation_alias=AliasChoices("RECONCILIATION_BODY_LIMIT_BYTES")
     )
     strict_tenant_id_uuid: bool = Field(default=False, validation_alias=AliasChoices("STRICT_TENANT_ID_UUID"))
 

@@ -70,7 +70,7 @@ class OpenVerdict:
     segment_start: datetime
     day: date
     status: str
-    cause: str | None
+    cause: Cause | None
     local_quantity: Decimal
     pushed_quantity: Decimal
     stripe_quantity: Decimal | None

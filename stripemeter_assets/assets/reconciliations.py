@@ -4,7 +4,10 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from stripemeter.pipeline.reconcile import reconcile_usage
+from stripemeter.pipeline.reconcile import reconcile_and_record
+from stripemeter.pipeline.reconciliation_report import save_report
+from stripemeter.runtime.settings import load_settings
+from stripemeter.store.reconciliation_runs import end_requests, list_runs, start_requests
 from stripemeter.store.reconciliations import list_verdicts
 from stripemeter_assets import presentation
 from stripemeter_assets.accounts import for_each_account
@@ -12,6 +15,8 @@ from stripemeter_assets.resources import PostgresResource, StripeResource
 from stripemeter_assets.verdicts import sort_verdicts
 
 MOST_VERDICTS = 10_000
+PLOTTED_RUNS = 200
+"""Points of the drift-over-time plot."""
 
 
 # Not partitioned, like pushes: a verdict is about a segment up to now. Every day of it is a row of the table.
@@ -27,9 +32,30 @@ def reconciliations(
     context: dg.AssetExecutionContext, postgres: PostgresResource, stripe: StripeResource
 ) -> dg.MaterializeResult[None]:
     """Our total, what Stripe accepted, what Stripe sums up: compared per tenant, meter, customer, segment and day."""
-    now = datetime.now(UTC)
-    reports = for_each_account(context.log, stripe.sinks(), lambda sink: reconcile_usage(postgres.pool, sink, now=now))
-    return dg.MaterializeResult(metadata=presentation.by_account(reports))
+    with postgres.transaction() as tx:
+        requests = start_requests(tx, now=datetime.now(UTC))
+    try:
+        reports = for_each_account(
+            context.log,
+            stripe.sinks(),
+            lambda sink: reconcile_and_record(postgres.pool, sink, clock=lambda: datetime.now(UTC)),
+        )
+    except dg.Failure as failure:
+        with postgres.transaction() as tx:
+            end_requests(tx, requests, "failed", now=datetime.now(UTC), error_message=failure.description)
+        raise
+    with postgres.transaction() as tx:
+        end_requests(tx, requests, "completed", now=datetime.now(UTC))
+        runs = {mode: list_runs(tx, mode=mode, limit=PLOTTED_RUNS) for mode in reports}
+    report_file = save_report(load_settings().state, reports, runs, now=datetime.now(UTC))
+    return dg.MaterializeResult(
+        metadata={
+            **presentation.by_account(reports),
+            **presentation.differences(reports),
+            **presentation.drift_plots(runs),
+            "html_report": dg.MetadataValue.path(str(report_file)),
+        }
+    )
 
 
 # An unexplained difference is an ERROR: a number is wrong and somebody must act. A day Stripe did not answer for is a

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -13,6 +14,8 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.billing import BillingSink
 from stripemeter.pipeline.fold import fold
+from stripemeter.pipeline.reconciliation_months import find_run, request_run
+from stripemeter.pipeline.reconciliation_report import delete_old_reports
 from stripemeter.store.mappings import CustomerBinding, PriceMapping, bind_customer, create_mapping
 from stripemeter.store.postgres import transaction
 from stripemeter_assets import triggers
@@ -251,3 +254,55 @@ def _evaluate_check(definitions: dg.Definitions, instance: dg.DagsterInstance) -
     job = dg.define_asset_job("only_the_check", selection=dg.AssetSelection.checks_for_assets("reconciliations"))
     merged = dg.Definitions.merge(definitions, dg.Definitions(jobs=[job]))
     return evaluations(execute(merged, "only_the_check", instance))["stripe_equals_local"]
+
+
+def test_a_request_for_a_reconciliation_is_answered_by_one_run(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    pool: ConnectionPool,
+    postgres_resource: PostgresResource,
+    report_usage: Report,
+    mapped: Mapped,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two requests, one run, both completed; the run keeps a page that loads nothing, a table and a plot."""
+    monkeypatch.setenv("STRIPEMETER_HOME", str(tmp_path))
+    report_usage(TODAY - timedelta(days=1), customer="c1")
+    fold(pool)
+    asked = [request_run(pool, "acme", now=datetime.now(UTC)) for _ in range(2)]
+    with dg.build_sensor_context(instance=instance, resources={"postgres": postgres_resource}) as context:
+        assert isinstance(triggers.requested_reconciliations(context), dg.RunRequest)
+    result = execute(definitions, "reconcile", instance)
+    assert result.success
+    assert [find_run(pool, "acme", one).status for one in asked] == ["completed", "completed"]
+    with dg.build_sensor_context(instance=instance, resources={"postgres": postgres_resource}) as context:
+        assert triggers.requested_reconciliations(context) == dg.SkipReason("nobody asked")
+    (event,) = result.get_asset_materialization_events()
+    metadata = event.step_materialization_data.materialization.metadata
+    assert "unsent" in str(metadata["shadow/differences"].value)
+    assert "data:image/svg+xml;base64," in str(metadata["shadow/drift_over_time"].value)
+    page = Path(str(metadata["html_report"].value))
+    assert page.parent == tmp_path / "reports"
+    text = page.read_text()
+    assert "c1" in text
+    assert "<polyline" in text
+    assert not [word for word in ("<script", "src=", "href=") if word in text]
+    assert delete_old_reports(tmp_path, now=datetime.now(UTC)) == 0
+    assert delete_old_reports(tmp_path, now=datetime.now(UTC) + timedelta(days=15)) == 1
+    assert not page.exists()
+
+
+def test_a_failed_reconciliation_says_so_to_whoever_asked(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    pool: ConnectionPool,
+    mapped: Mapped,
+    emulator: RunningEmulator,
+) -> None:
+    """The key is refused: the run fails and the request is failed with the reason, not left waiting."""
+    asked = request_run(pool, "acme", now=datetime.now(UTC))
+    emulator.fault({"match": {"path_re": "account"}, "do": {"kind": "status", "status": 401}, "times": 100})
+    assert not execute(definitions, "reconcile", instance).success
+    found = find_run(pool, "acme", asked)
+    assert (found.status, bool(found.error_message)) == ("failed", True)
