@@ -312,9 +312,14 @@ limit %(limit)s;
 
 -- name: count_blocked
 -- How many (Stripe meter, customer) of an account wait for an operator.
-select count(distinct (stripe_event_name, stripe_customer_id))
-from push_entries
-where state in ('rejected', 'quarantined') and released_at is null and stripe_account_id = %(stripe_account_id)s;
+select count(*)
+from (
+    select distinct
+        stripe_event_name,
+        stripe_customer_id
+    from push_entries
+    where state in ('rejected', 'quarantined') and released_at is null and stripe_account_id = %(stripe_account_id)s
+) as waiting;
 
 -- name: count_states
 -- How many rows of the outbox are in each state, and what they add up to.
