@@ -55,3 +55,39 @@ inner join price_mappings as m on p.mapping_id = m.id
 where m.mode <> 'off'
 order by abs(p.local - p.stripe) desc nulls first, p.month, p.meter, p.customer_ref, p.mapping_id
 limit %(limit)s;
+
+-- name: list_worst
+-- Drift and Stripe's total of the customers' months that differ most, over all tenants; only days that are not ok are
+-- looked for, as the others add nothing to a month's drift.
+with worst as (
+    select
+        r.tenant_id,
+        r.meter,
+        r.customer_ref,
+        r.mapping_id,
+        date_trunc('month', r.day)::date as month,
+        sum(r.drift) as drift
+    from reconciliations as r
+    inner join price_mappings as m on r.mapping_id = m.id
+    where r.status in ('within_epsilon', 'drift') and r.day >= %(first_on)s and m.mode <> 'off'
+    group by r.tenant_id, r.meter, r.customer_ref, r.mapping_id, date_trunc('month', r.day)::date
+    order by abs(sum(r.drift)) desc, r.tenant_id, r.meter, r.customer_ref
+    limit %(limit)s
+)
+
+select
+    w.tenant_id,
+    w.meter || ':' || w.customer_ref as item,
+    to_char(w.month, 'YYYY-MM') as period,
+    w.drift,
+    (
+        select coalesce(sum(r.stripe_quantity), 0)
+        from reconciliations as r
+        where
+            r.mapping_id = w.mapping_id
+            and r.customer_ref = w.customer_ref
+            and r.day >= w.month
+            and r.day < w.month + interval '1 month'
+    ) as stripe
+from worst as w
+order by abs(w.drift) desc, w.tenant_id, item;

@@ -73,6 +73,23 @@ def list_months(tx: Tx, *, tenant_id: str | None, first_on: date, last_on: date,
         return cursor.execute(_Q["list_items"], values, prepare=False).fetchall()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemDrift:
+    """One customer's month that differs: ours minus Stripe's, and Stripe's total."""
+
+    tenant_id: str
+    item: str
+    period: str
+    drift: Decimal
+    stripe: Decimal
+
+
+def list_worst(tx: Tx, *, first_on: date, limit: int) -> list[ItemDrift]:
+    """The months that differ most since a day, over all tenants, worst first."""
+    with tx.cursor(row_factory=class_row(ItemDrift)) as cursor:
+        return cursor.execute(_Q["list_worst"], {"first_on": first_on, "limit": limit}).fetchall()
+
+
 def drift_ratio(drift: Decimal, stripe: Decimal) -> Decimal:
     """Absolute drift as a fraction of Stripe's number; 1 where Stripe has nothing and there is drift."""
     if stripe == 0:

@@ -191,3 +191,14 @@ def test_approvals_are_bounded_and_count_what_failed(api: Api, tenant: str) -> N
         refused = api.post(path, json=body)
         assert (refused.status_code, field in refused.text) == (400, True)
     assert api.post(path, content=b" " * 262_145).status_code == 413
+
+
+def test_metrics_show_the_months_that_differ(api: Api, tenant: str, database_url: str) -> None:
+    """The original's names; a fraction, not a percentage; a month that agrees has no gauge."""
+    today = datetime.now(UTC).date()
+    mapping = verdict(database_url, tenant, (today, "8", "10", "drift", "rejected"))
+    verdict(database_url, tenant, (today, "4", "4", "ok", None), customer="c2", mapping=mapping)
+    lines = [line for line in api.get("/metrics").text.splitlines() if tenant in line]
+    labels = f'{{period="{today:%Y-%m}",subscription_item="api_calls:c1",tenant="{tenant}"}}'
+    assert sorted(lines) == [f"reconciliation_diff_abs{labels} 2.0", f"reconciliation_diff_pct{labels} 0.2"]
+    assert "recon_runs_total 0.0" in api.get("/metrics").text
