@@ -72,7 +72,7 @@ def main() -> int:
     print(report.table(rows))
     if not options.quick:
         missing = report.render(list(BENCHES))
-        print(f"RESULTS.md not written: never measured here: {', '.join(missing)}" if missing else "RESULTS.md written")
+        print(f"RESULTS.md written{', without ' + ', '.join(missing) if missing else ''}")
     missed = sum(row.verdict is Verdict.MISSED for row in rows)
     print(f"{missed} budgets missed" if missed else "every budget measured is met")
     if failed:
