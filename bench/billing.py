@@ -42,6 +42,7 @@ class SinkSettings:
     stripe_api_base: str
     stripe_secret_key: SecretStr | None = None
     allow_live: bool = False
+    stripe_calls_per_second: float | None = None
 
 
 @contextmanager

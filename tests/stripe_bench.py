@@ -33,6 +33,7 @@ class SinkSettings:
     stripe_secret_key: SecretStr | None = None
     stripe_test_secret_key: SecretStr | None = None
     stripe_api_base: str | None = None
+    stripe_calls_per_second: float | None = None
     allow_live: bool = False
 
 

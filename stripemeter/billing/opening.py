@@ -32,6 +32,10 @@ class StripeSettings(Protocol):
         """Where Stripe is; its own address when None."""
 
     @property
+    def stripe_calls_per_second(self) -> float | None:
+        """The most requests of a second to one account; Stripe's own limit when None."""
+
+    @property
     def allow_live(self) -> bool:
         """Whether usage may go to a live account."""
 
@@ -43,10 +47,15 @@ def open_sink(settings: StripeSettings, *, mode: Mode = "shadow") -> BillingSink
         NotAllowed: no key for this mode, or live without STRIPEMETER_ALLOW_LIVE.
         InvalidInput: a key of the wrong kind.
     """
+    from stripemeter.billing.pace import STRIPE_CALLS_PER_SECOND  # noqa: PLC0415 - as below
     from stripemeter.billing.stripe_sink import StripeSink  # noqa: PLC0415 - the SDK takes half a second to import
 
     key = _shadow_key(settings) if mode == "shadow" else _live_key(settings)
-    return StripeSink(key=key, mode=mode, api_base=settings.stripe_api_base)
+    pace = settings.stripe_calls_per_second
+    # The limits are Stripe's own; another address has none unless it is said.
+    if pace is None and settings.stripe_api_base is None:
+        pace = STRIPE_CALLS_PER_SECOND[mode]
+    return StripeSink(key=key, mode=mode, api_base=settings.stripe_api_base, calls_per_second=pace)
 
 
 def open_sinks(settings: StripeSettings) -> list[BillingSink]:

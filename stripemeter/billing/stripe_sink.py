@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import stripe
 
+from stripemeter.billing.pace import Pace, PacedClient
 from stripemeter.billing.sink import Accepted, AlreadyAccepted, MeterEvent, Mode, StripeMeter, StripePrice
 from stripemeter.billing.stripe_errors import is_already_accepted, translated
 from stripemeter.errors import InvariantBroken, StripeRejected
@@ -38,9 +39,12 @@ class StripeSink:
         key: the secret key; it decides the account.
         mode: which mappings it serves.
         api_base: another address than Stripe's, for all four of its hosts.
+        calls_per_second: the most requests of a second; None: as many as there are.
     """
 
-    def __init__(self, *, key: str, mode: Mode, api_base: str | None = None) -> None:
+    def __init__(
+        self, *, key: str, mode: Mode, api_base: str | None = None, calls_per_second: float | None = None
+    ) -> None:
         options: Any = {}
         if api_base is not None:
             options["base_addresses"] = dict.fromkeys(("api", "files", "connect", "meter_events"), api_base.rstrip("/"))
@@ -48,7 +52,7 @@ class StripeSink:
             key,
             # The SDK would repeat a 5xx under the same Idempotency-Key and be told the same 5xx, and never a 429.
             max_network_retries=0,
-            http_client=stripe.RequestsClient(timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)),
+            http_client=_http_client(calls_per_second),
             **options,
         )
         self._mode = mode
@@ -199,6 +203,13 @@ class StripeSink:
             if not page["has_more"]:
                 return
             cursor = {"starting_after": page["data"][-1]["id"]}
+
+
+def _http_client(calls_per_second: float | None) -> stripe.RequestsClient:
+    timeout = (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)
+    if calls_per_second is None:
+        return stripe.RequestsClient(timeout=timeout)
+    return PacedClient(pace=Pace(calls_per_second=calls_per_second), timeout=timeout)
 
 
 def _call(request: Callable[[], _T]) -> _T:

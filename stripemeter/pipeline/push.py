@@ -20,12 +20,14 @@ from decimal import Decimal
 from psycopg_pool import ConnectionPool
 
 from stripemeter.billing.sink import BillingSink, Mode
+from stripemeter.errors import NotAllowed
 from stripemeter.metering.deltas import current_minute, first_open_day, whole_minutes
 from stripemeter.metering.segments import day_segment
 from stripemeter.pipeline.prove import load_conservation
 from stripemeter.pipeline.push_customer import DEFAULT_RETRIES, Outcome, Pushed, PushRun, RetryPolicy, push_customer
 from stripemeter.store import push_entries
 from stripemeter.store.customers import load_phases_of
+from stripemeter.store.mappings import list_mappings
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.push_entries import BlockingEntry, HeldDay, UnpushedDay
 
@@ -93,12 +95,14 @@ def push_usage(
 
     Raises:
         StripeRejected: the key is refused.
+        NotAllowed: the key is of another account than every mapping of its mode. Nothing was sent.
         Unavailable, OutcomeUnknown: the account could not be asked for, or Postgres is gone. Nothing was sent.
     """
     started = time.monotonic_ns()
     account = sink.account_id()
     first, today = first_open_day(now), now.astimezone(UTC).date()
     with transaction(pool) as tx:
+        _require_mapped_account(tx, account, sink.mode)
         broken = {tenant.tenant_id for tenant in load_conservation(tx) if not tenant.holds}
         found = push_entries.find_targets(
             tx, stripe_account_id=account, mode=sink.mode, first_day=first, today=today, now=now
@@ -137,6 +141,15 @@ def has_unpushed_usage(pool: ConnectionPool, *, now: datetime, modes: Sequence[M
             minute=current_minute(now),
         )
         return any(_can_stamp(tx, day) for day in unpushed)
+
+
+def _require_mapped_account(tx: Tx, account: str, mode: Mode) -> None:
+    mapped = sorted({mapping.stripe_account_id for mapping in list_mappings(tx) if mapping.mode == mode})
+    if mapped and account not in mapped:
+        raise NotAllowed(
+            f"the key for {mode} pushes is of {account}, but usage is mapped to {', '.join(mapped[:MOST_NAMED])}: "
+            "set the key of that account, or map the meters to this one; nothing was sent"
+        )
 
 
 def _can_stamp(tx: Tx, day: UnpushedDay) -> bool:
