@@ -17,7 +17,19 @@ from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
 
-from stripe_emulator import TITLE, customers, meter_events, meters, summaries
+from stripe_emulator import (
+    TITLE,
+    billing,
+    customers,
+    invoices,
+    meter_events,
+    meters,
+    prices,
+    products,
+    subscription_items,
+    subscriptions,
+    summaries,
+)
 from stripe_emulator.calls import Call, new_id
 from stripe_emulator.contract import (
     ContractViolation,
@@ -48,6 +60,32 @@ HANDLERS: Mapping[str, Callable[[Call], Json]] = {
     "GET /v1/customers/{customer}": customers.retrieve,
     "POST /v1/customers/{customer}": customers.update,
     "DELETE /v1/customers/{customer}": customers.delete,
+    "GET /v1/invoices": invoices.list_all,
+    "POST /v1/invoices/create_preview": invoices.create_preview,
+    "GET /v1/invoices/{invoice}": invoices.retrieve,
+    "POST /v1/invoices/{invoice}": invoices.update,
+    "POST /v1/invoices/{invoice}/finalize": invoices.finalize,
+    "GET /v1/invoices/{invoice}/lines": invoices.list_lines,
+    "POST /v1/invoices/{invoice}/void": invoices.void,
+    "GET /v1/prices": prices.list_all,
+    "POST /v1/prices": prices.create,
+    "GET /v1/prices/{price}": prices.retrieve,
+    "POST /v1/prices/{price}": prices.update,
+    "GET /v1/products": products.list_all,
+    "POST /v1/products": products.create,
+    "GET /v1/products/{id}": products.retrieve,
+    "POST /v1/products/{id}": products.update,
+    "DELETE /v1/products/{id}": products.delete,
+    "GET /v1/subscription_items": subscription_items.list_all,
+    "POST /v1/subscription_items": subscription_items.create,
+    "GET /v1/subscription_items/{item}": subscription_items.retrieve,
+    "POST /v1/subscription_items/{item}": subscription_items.update,
+    "DELETE /v1/subscription_items/{item}": subscription_items.delete,
+    "GET /v1/subscriptions": subscriptions.list_all,
+    "POST /v1/subscriptions": subscriptions.create,
+    "GET /v1/subscriptions/{subscription_exposed_id}": subscriptions.retrieve,
+    "POST /v1/subscriptions/{subscription_exposed_id}": subscriptions.update,
+    "DELETE /v1/subscriptions/{subscription_exposed_id}": subscriptions.cancel,
 }
 IDEMPOTENCY_SECONDS = 24 * 3_600
 JOURNAL_LENGTH = 10_000
@@ -172,6 +210,8 @@ class Emulator:
     def _dispatch(
         self, operation: Operation, path_parameters: dict[str, str], received: Received, fault: Do | None
     ) -> Answer:
+        now = self.state.now()
+        billing.catch_up(self.state, received.account, now)
         try:
             call = Call(
                 state=self.state,
@@ -179,13 +219,14 @@ class Emulator:
                 path=received.path,
                 path_parameters=path_parameters,
                 parameters=check_parameters(operation, decode_form(received.form)),
-                now=self.state.now(),
+                now=now,
                 fault=fault,
             )
             handler = HANDLERS.get(operation.name)
             if handler is None:
                 raise unrecognized(received.method, received.path)
-            return Answer(status=200, body=handler(call))
+            with self.state.attempt():  # a refusal changes nothing
+                return Answer(status=200, body=handler(call))
         except StripeError as error:
             return error.answer
 

@@ -89,3 +89,24 @@ def page(call: Call, items: Sequence[Json]) -> Json:
         "has_more": first + limit < len(items),
         "url": call.path,
     }
+
+
+def check_implemented(call: Call, names: set[str], expandable: set[str] | None = None) -> None:
+    """Nothing, when every parameter is one the emulator acts on: silence would look like obedience.
+
+    Raises:
+        StripeError: a parameter or an expansion Stripe has and the emulator does not.
+    """
+    for name in sorted(call.parameters.keys() - names - {"expand"}):
+        raise StripeError(400, f"The emulator does not implement parameter: {name}", param=name)
+    for field in call.parameters.get("expand", ()):
+        if field not in (expandable or set()):
+            raise StripeError(400, f"The emulator does not implement expanding: {field}", param="expand")
+
+
+def merged_metadata(kept: Json, given: Json | str | None) -> Json:
+    """Metadata after an update: keys are merged, an empty value removes its key, an empty string removes all."""
+    if given is None:
+        return kept
+    merged = {} if isinstance(given, str) else {**kept, **given}
+    return {key: text for key, text in merged.items() if text != ""}

@@ -209,7 +209,8 @@ def _branch(branches: list[Json], value: Any) -> Json:  # noqa: ANN401 - any JSO
     wanted = ("object", "array") if isinstance(value, dict) else ("string", "integer", "boolean", "number")
     fitting = [branch for branch in branches if branch.get("type") in wanted]
     enumerated = [branch for branch in fitting if value in branch.get("enum", ())] if isinstance(value, str) else []
-    return (enumerated or fitting or branches)[0]
+    open_ended = [branch for branch in fitting if "enum" not in branch]
+    return (enumerated or open_ended or fitting or branches)[0]
 
 
 def _param_name(path: Any) -> str:  # noqa: ANN401 - a deque of jsonschema's

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from stripe_emulator import TITLE
 from stripe_emulator.contract import document_version
 from stripe_emulator.faults import Fault, FaultScript
+from stripe_emulator.knobs import BillingKnobs, change_knobs, reset_knobs
 from stripe_emulator.state import State
 from stripe_emulator.wire import Json, encode_json
 
@@ -47,6 +48,7 @@ class ControlPlane:
         router.add_api_route("/faults", self.pending_faults, methods=["GET"])
         router.add_api_route("/faults", self.script_faults, methods=["POST"])
         router.add_api_route("/clock", self.change_clock, methods=["POST"])
+        router.add_api_route("/billing", self.change_billing, methods=["POST"])
         router.add_api_route("/state", self.forget, methods=["DELETE"])
         return router
 
@@ -83,11 +85,16 @@ class ControlPlane:
             self._state.set_clock()
         return _json({"now": self._state.now()})
 
+    async def change_billing(self, knobs: BillingKnobs) -> Response:
+        """Change billing knobs, or only read them: an empty object changes nothing."""
+        return _json(change_knobs(self._state, knobs).model_dump())
+
     async def forget(self, account: Account = None) -> Response:
-        """Forget one account; or everything, faults, journal and clock included."""
+        """Forget one account; or everything, faults, journal, clock and knobs included."""
         self._state.forget(account)
         if account is None:
             self._state.set_clock()
+            reset_knobs(self._state)
             self._faults.replace([])
             self._journal.clear()
         return _json({"forgotten": account or "everything"})

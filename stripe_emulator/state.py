@@ -56,9 +56,17 @@ create table if not exists idempotency_keys (
     saved_at integer not null,
     primary key (account, key)
 );
+create table if not exists alarms (
+    account text not null,
+    kind text not null,
+    id text not null,
+    at integer not null,
+    primary key (account, kind, id)
+);
+create index if not exists alarms_by_time on alarms (account, at);
 create table if not exists settings (name text primary key, value text not null);
 """
-_STATE_TABLES = ("objects", "meter_events", "idempotency_keys")
+_STATE_TABLES = ("objects", "meter_events", "idempotency_keys", "alarms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +119,18 @@ class State:
             raise
         self._db.execute("commit")
 
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Inside a transaction: everything inside happens, or nothing does and the transaction goes on."""
+        self._db.execute("savepoint attempt")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("rollback to attempt")
+            raise
+        finally:
+            self._db.execute("release attempt")
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()
@@ -138,6 +158,32 @@ class State:
         """Whether the clock stands still."""
         return self._db.execute("select 1 from settings where name = 'frozen'").fetchone() is not None
 
+    def setting(self, name: str) -> str | None:
+        """A setting of the whole emulator, None when it was never set."""
+        row = self._db.execute("select value from settings where name = ?", (name,)).fetchone()
+        return str(row[0]) if row else None
+
+    def change_setting(self, name: str, value: str | None) -> None:
+        """Set a setting; None forgets it."""
+        with self.transaction():
+            self._db.execute("delete from settings where name = ?", (name,))
+            if value is not None:
+                self._db.execute("insert into settings values (?, ?)", (name, value))
+
+    def set_alarm(self, account: str, kind: str, object_id: str, at: int | None) -> None:
+        """Have something happen to an object at an instant; None: nothing will."""
+        self._db.execute("delete from alarms where account = ? and kind = ? and id = ?", (account, kind, object_id))
+        if at is not None:
+            self._db.execute("insert into alarms values (?, ?, ?, ?)", (account, kind, object_id, at))
+
+    def next_alarm(self, account: str, now: int) -> tuple[str, str, int] | None:
+        """`(kind, id, at)` of the first alarm that has rung."""
+        row: tuple[str, str, int] | None = self._db.execute(
+            "select kind, id, at from alarms where account = ? and at <= ? order by at, kind, rowid limit 1",
+            (account, now),
+        ).fetchone()
+        return row
+
     def insert_object(self, account: str, kind: str, body: Json, *, name: str = "") -> None:
         """Remember a new object under its id."""
         self._db.execute(
@@ -151,6 +197,10 @@ class State:
             "update objects set body = ? where account = ? and kind = ? and id = ?",
             (json.dumps(body), account, kind, body["id"]),
         )
+
+    def remove_object(self, account: str, kind: str, object_id: str) -> None:
+        """Forget one object."""
+        self._db.execute("delete from objects where account = ? and kind = ? and id = ?", (account, kind, object_id))
 
     def find_object(self, account: str, kind: str, object_id: str) -> StoredObject | None:
         """The object with this id."""
@@ -235,6 +285,6 @@ class State:
         with self.transaction():
             for table in _STATE_TABLES:
                 self._db.execute(
-                    f"delete from {table} where ? is null or account = ?",  # noqa: S608 - our own three names
+                    f"delete from {table} where ? is null or account = ?",  # noqa: S608 - our own names
                     (account, account),
                 )

@@ -1,6 +1,6 @@
 """Event summaries: what Stripe says a customer used.
 
-Belongs here: `GET /v1/billing/meters/{id}/event_summaries`. Does not: receiving events.
+Belongs here: `GET /v1/billing/meters/{id}/event_summaries` and the total an invoice reads. Does not: receiving events.
 Rules S1-S5 and M9-M10 of `RULES.md`. Sums are exact decimals.
 """
 
@@ -11,6 +11,7 @@ from decimal import Context, Decimal, localcontext
 
 from stripe_emulator.calls import Call, find_or_404, missing, page
 from stripe_emulator.meters import KIND
+from stripe_emulator.state import State
 from stripe_emulator.wire import Json, StripeError
 
 _WINDOWS = {"hour": 3_600, "day": 86_400}
@@ -49,6 +50,14 @@ def list_all(call: Call) -> Json:
             for window in sorted(grouped, reverse=True)
         ],
     )
+
+
+def usage(state: State, account: str, meter: Json, customer: str, start: int, end: int) -> Decimal:
+    """What a customer used in `[start, end)` by the meter's formula, from what is visible now."""
+    samples = state.visible_events(account, meter["id"], customer, start, end)
+    if meter["event_time_window"] is not None:
+        samples = _latest_per_window(samples, _WINDOWS[meter["event_time_window"]])
+    return _aggregate(meter["default_aggregation"]["formula"], samples)
 
 
 def _check_range(start: int, end: int, grouping: str | None) -> None:

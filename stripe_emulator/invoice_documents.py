@@ -1,0 +1,250 @@
+"""Invoices as documents: made of parts, filled with lines, finalized.
+
+Belongs here: drafting, lines, totals, the steps of a status. Does not: routes (`invoices`), when (`billing`), what a
+quantity costs (`pricing`).
+Rules P1-P4 and L1-L7 of `RULES.md`. No cards: what is charged automatically is paid when it is finalized.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+
+from stripe_emulator import knobs, summaries
+from stripe_emulator.calls import Call, missing, new_id
+from stripe_emulator.meters import KIND as METER
+from stripe_emulator.pricing import PricedLine, price_lines
+from stripe_emulator.wire import Json, StripeError, plain
+
+KIND = "invoice"
+LINES = "invoice_lines"
+_EMBEDDED = 10
+_DECIMALS = 12
+"""Stripe's `quantity_decimal` and `unit_amount_decimal` have at most this many places."""
+
+
+def draft(call: Call, subscription: Json, parts: list[Json], *, reason: str) -> Json:
+    """A new draft of a subscription; the clock finalizes it after the grace."""
+    invoice_id = new_id("in")
+    lines = price_parts(call, subscription["customer"], invoice_id, parts)
+    invoice = compose(call, subscription, invoice_id, parts, lines, reason=reason)
+    deadline = call.now + knobs.grace_seconds(call.state)
+    invoice["automatically_finalizes_at"] = deadline
+    call.state.insert_object(call.account, KIND, invoice, name=subscription["customer"])
+    call.state.insert_object(call.account, LINES, {"id": invoice_id, "parts": parts, "lines": lines})
+    call.state.set_alarm(call.account, KIND, invoice_id, deadline)
+    call.state.replace_object(call.account, "subscription", {**subscription, "latest_invoice": invoice_id})
+    return invoice
+
+
+def compose(
+    call: Call, subscription: Json, invoice_id: str, parts: list[Json], lines: list[Json], *, reason: str
+) -> Json:
+    """A draft with its totals."""
+    ends = [part["end"] for part in parts if part["kind"] == "metered"]
+    starts = [part["start"] for part in parts if part["kind"] == "metered"]
+    invoice: Json = {
+        "id": invoice_id,
+        "object": "invoice",
+        "amount_overpaid": 0,
+        "amount_paid_off_stripe": 0,
+        "amount_shipping": 0,
+        "attempt_count": 0,
+        "attempted": False,
+        "auto_advance": True,
+        "automatic_tax": {
+            "disabled_reason": None,
+            "enabled": False,
+            "liability": None,
+            "provider": None,
+            "status": None,
+        },
+        "automatically_finalizes_at": None,
+        "billing_reason": reason,
+        "collection_method": subscription["collection_method"],
+        "created": call.now,
+        "currency": subscription["currency"],
+        "customer": subscription["customer"],
+        "default_tax_rates": [],
+        "description": None,
+        "discounts": [],
+        "due_date": None,
+        "ending_balance": None,
+        "issuer": {"type": "self"},
+        "livemode": False,
+        "metadata": {},
+        "number": None,
+        "parent": {
+            "type": "subscription_details",
+            "quote_details": None,
+            "subscription_details": {"metadata": subscription["metadata"], "subscription": subscription["id"]},
+        },
+        "payment_settings": {
+            "default_mandate": None,
+            "payment_method_options": None,
+            "payment_method_types": None,
+        },
+        "period_end": max(ends, default=call.now),
+        "period_start": min(starts, default=call.now),
+        "post_payment_credit_notes_amount": 0,
+        "pre_payment_credit_notes_amount": 0,
+        "starting_balance": 0,
+        "status": "draft",
+        "status_transitions": dict.fromkeys(("finalized_at", "marked_uncollectible_at", "paid_at", "voided_at")),
+        "total_pretax_credit_amounts": [],
+        "webhooks_delivered_at": None,
+    }
+    return _with_lines(invoice, lines)
+
+
+def finalize_by_clock(call: Call, invoice_id: str) -> None:
+    """Finalize at the end of the grace; a draft that does not advance stays."""
+    invoice = find(call, invoice_id)
+    if invoice["status"] == "draft" and invoice["auto_advance"]:
+        finalize(call, invoice)
+
+
+def finalize(call: Call, invoice: Json) -> Json:
+    """Read the usage again, fix the lines for good, pay when it is charged automatically or nothing is due.
+
+    Raises:
+        StripeError: it is not a draft.
+    """
+    if invoice["status"] != "draft":
+        raise StripeError(400, "This invoice is already finalized, you can't re-finalize a non-draft invoice.")
+    stored = lines_of(call, invoice["id"])
+    lines = price_parts(call, invoice["customer"], invoice["id"], stored["parts"])
+    final = _with_lines(invoice, lines)
+    is_paid = final["collection_method"] == "charge_automatically" or final["total"] == 0
+    final |= {
+        "automatically_finalizes_at": None,
+        "attempted": is_paid,
+        "auto_advance": False if is_paid else final["auto_advance"],
+        "amount_paid": final["total"] if is_paid else 0,
+        "amount_remaining": 0 if is_paid else final["total"],
+        "ending_balance": 0,
+        "number": f"{invoice['id'][-8:].upper()}-0001",
+        "status": "paid" if is_paid else "open",
+        "status_transitions": {
+            **final["status_transitions"],
+            "finalized_at": call.now,
+            "paid_at": call.now if is_paid else None,
+        },
+    }
+    call.state.set_alarm(call.account, KIND, invoice["id"], None)
+    call.state.replace_object(call.account, KIND, final)
+    call.state.replace_object(call.account, LINES, {**stored, "lines": lines})
+    return final
+
+
+def find(call: Call, invoice_id: str) -> Json:
+    """An invoice.
+
+    Raises:
+        StripeError: Stripe's 404.
+    """
+    stored = call.state.find_object(call.account, KIND, invoice_id)
+    if stored is None:
+        raise missing("invoice", invoice_id, "invoice")
+    return stored.body
+
+
+def lines_of(call: Call, invoice_id: str) -> Json:
+    """All `lines` of an invoice, and the `parts` they were made of."""
+    stored = call.state.find_object(call.account, LINES, invoice_id)
+    if stored is None:
+        raise missing("invoice", invoice_id, "invoice")
+    return stored.body
+
+
+def price_parts(call: Call, customer: str, invoice_id: str, parts: list[Json]) -> list[Json]:
+    """Lines of all parts with the usage known now."""
+    rounding = knobs.line_rounding(call.state)
+    return [
+        _line(invoice_id, part, number, line)
+        for number, part in enumerate(parts)
+        for line in price_lines(part["price"], Fraction(usage(call, customer, part)), rounding)
+    ]
+
+
+def usage(call: Call, customer: str, part: Json) -> Decimal:
+    """The quantity of a part as it is known now."""
+    is_fixed = part["kind"] == "licensed" or knobs.usage_before_price_change(call.state) == "lost"
+    if part["quantity"] is not None and is_fixed:
+        return Decimal(part["quantity"])
+    meter = call.state.find_object(call.account, METER, part["price"]["recurring"]["meter"])
+    if meter is None:
+        raise missing("meter", part["price"]["recurring"]["meter"], "meter")
+    return summaries.usage(call.state, call.account, meter.body, customer, part["start"], part["end"])
+
+
+def _with_lines(invoice: Json, lines: list[Json]) -> Json:
+    total = sum(line["amount"] for line in lines)
+    return {
+        **invoice,
+        "amount_due": total,
+        "amount_paid": 0,
+        "amount_remaining": total,
+        "lines": {
+            "object": "list",
+            "data": lines[:_EMBEDDED],
+            "has_more": len(lines) > _EMBEDDED,
+            "url": f"/v1/invoices/{invoice['id']}/lines",
+        },
+        "subtotal": total,
+        "subtotal_excluding_tax": total,
+        "total": total,
+        "total_excluding_tax": total,
+    }
+
+
+def _line(invoice_id: str, part: Json, number: int, line: PricedLine) -> Json:
+    price = part["price"]
+    name = f"{invoice_id.rsplit('_', maxsplit=1)[-1]}{number}{line.tier or 0}{'f' if line.is_flat else 'u'}"
+    quantity = _decimal(line.quantity)
+    return {
+        "id": f"il_{name}",
+        "object": "line_item",
+        "amount": line.amount,
+        "currency": price["currency"],
+        "description": _description(price, line, quantity),
+        "discount_amounts": [],
+        "discountable": True,
+        "discounts": [],
+        "invoice": invoice_id,
+        "livemode": False,
+        "metadata": {},
+        "parent": {
+            "type": "subscription_item_details",
+            "invoice_item_details": None,
+            "subscription_item_details": {
+                "invoice_item": part["invoice_item"],
+                "proration": False,
+                "proration_details": None,
+                "subscription": part["subscription"],
+                "subscription_item": part["item"],
+            },
+        },
+        "period": {"start": part["start"], "end": part["end"]},
+        "pretax_credit_amounts": [],
+        "pricing": {
+            "type": "price_details",
+            "price_details": {"price": price["id"], "product": price["product"]},
+            "unit_amount_decimal": plain(_decimal(line.unit_amount)),
+        },
+        "quantity": int(quantity),
+        "quantity_decimal": plain(quantity),
+        "subtotal": line.amount,
+        "taxes": [],
+    }
+
+
+def _description(price: Json, line: PricedLine, quantity: Decimal) -> str:
+    words = f"{plain(quantity)} \u00d7 {price['nickname'] or price['product']}"
+    if line.tier is None:
+        return words
+    return f"{words} (Tier {line.tier}{', flat' if line.is_flat else ''})"
+
+
+def _decimal(value: Fraction) -> Decimal:
+    return Decimal(round(value * 10**_DECIMALS)).scaleb(-_DECIMALS)
