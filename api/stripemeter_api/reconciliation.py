@@ -75,13 +75,13 @@ def run_reconciliation(pool: Pool, body: RunStatement) -> JsonAnswer:
 
 
 @router.get(
-    "/runs/{job_id}",
+    "/runs/{id}",
     response_model=RunAnswer,
     responses={**READ_PROBLEMS, 404: {"model": Problem, "description": "The tenant has no such job."}},
 )
-def read_run(pool: Pool, job_id: UUID, tenant_id: TenantId) -> JsonAnswer:
+def read_run(pool: Pool, id: UUID, tenant_id: TenantId) -> JsonAnswer:  # noqa: A002
     """What became of a requested run. Completed says that it looked, not that all is well: read the month for that."""
-    found = find_run(pool, tenant_id, job_id)
+    found = find_run(pool, tenant_id, id)
     return JsonAnswer(
         {
             "jobId": str(found.id),
