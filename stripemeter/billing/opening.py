@@ -32,7 +32,7 @@ class StripeSettings(Protocol):
         """Where Stripe is; its own address when None."""
 
     @property
-    def stripe_calls_per_second(self) -> float | None:
+    def stripe_calls_per_second(self) -> float | None:  # allow-float: calls a second
         """The most requests of a second to one account; Stripe's own limit when None."""
 
     @property

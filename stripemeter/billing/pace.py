@@ -16,14 +16,14 @@ import stripe
 from stripemeter.billing.sink import Mode
 from stripemeter.errors import Unavailable
 
-STRIPE_CALLS_PER_SECOND: Mapping[Mode, float] = {"live": 100, "shadow": 25}
+STRIPE_CALLS_PER_SECOND: Mapping[Mode, float] = {"live": 100, "shadow": 25}  # allow-float: seconds, calls a second
 """Source: docs.stripe.com/rate-limits, basic limit: 100 requests a second live, 25 in a sandbox. Meter events have a
 bucket of their own live (1 000), but the other calls of an account share this one."""
-MOST_WAIT_SECONDS = 5.0
+MOST_WAIT_SECONDS = 5.0  # allow-float: seconds, calls a second
 """A longer wait is refused instead: the row stays in flight and its lease, a minute, is not used up by waiting."""
-RECOVERY_SECONDS = 10.0
+RECOVERY_SECONDS = 10.0  # allow-float: seconds, calls a second
 """After each such stretch without a refusal a tenth of the full pace comes back."""
-SAME_REFUSAL_SECONDS = 1.0
+SAME_REFUSAL_SECONDS = 1.0  # allow-float: seconds, calls a second
 """Refusals this close together are of requests already under way: they halve the pace once."""
 SLOWEST_SHARE = 1 / 64
 
@@ -40,21 +40,21 @@ class Pace:
     def __init__(
         self,
         *,
-        calls_per_second: float,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        calls_per_second: float,  # allow-float: seconds, calls a second
+        clock: Callable[[], float] = time.monotonic,  # allow-float: seconds, calls a second
+        sleep: Callable[[float], None] = time.sleep,  # allow-float: seconds, calls a second
     ) -> None:
         self._full = calls_per_second
         self._clock = clock
         self._sleep = sleep
         self._lock = Lock()
         self._slowed_to = calls_per_second
-        self._slowed_at: float | None = None
-        self._paused_until = 0.0
-        self._tokens = max(1.0, calls_per_second)
+        self._slowed_at: float | None = None  # allow-float: seconds, calls a second
+        self._paused_until = 0.0  # allow-float: seconds, calls a second
+        self._tokens = max(1.0, calls_per_second)  # allow-float: seconds, calls a second
         self._counted_at = clock()
 
-    def calls_per_second(self) -> float:
+    def calls_per_second(self) -> float:  # allow-float: seconds, calls a second
         """The pace now: the full one, or what refusals have left of it so far."""
         with self._lock:
             return self._rate(self._clock())
@@ -70,22 +70,23 @@ class Pace:
         if wait > 0:
             self._sleep(wait)
 
-    def slow_down(self, retry_after_seconds: float | None) -> None:
+    def slow_down(self, retry_after_seconds: float | None) -> None:  # allow-float: seconds, calls a second
         """Stripe refused a request as one too many: half the pace, and a pause as long as it asked for."""
         with self._lock:
             now = self._clock()
             if self._slowed_at is None or now - self._slowed_at >= SAME_REFUSAL_SECONDS:
                 self._slowed_to = max(self._rate(now) / 2, self._full * SLOWEST_SHARE)
-                self._tokens = min(self._tokens, 0.0)
+                self._tokens = min(self._tokens, 0.0)  # allow-float: seconds, calls a second
                 self._counted_at = now
                 self._slowed_at = now
             if retry_after_seconds is not None:
                 self._paused_until = max(self._paused_until, now + retry_after_seconds)
 
-    def _reserve(self, now: float) -> float:
+    def _reserve(self, now: float) -> float:  # allow-float: seconds, calls a second
         rate = self._rate(now)
-        tokens = min(max(1.0, rate), self._tokens + (now - self._counted_at) * rate)
-        wait = max((1 - tokens) / rate, self._paused_until - now, 0.0)
+        most = max(1.0, rate)  # allow-float: calls
+        tokens = min(most, self._tokens + (now - self._counted_at) * rate)
+        wait = max((1 - tokens) / rate, self._paused_until - now, 0.0)  # allow-float: seconds, calls a second
         if wait > MOST_WAIT_SECONDS:
             raise Unavailable(
                 f"Stripe asked for fewer requests: the next turn is in {wait:.0f} seconds",
@@ -94,7 +95,7 @@ class Pace:
         self._tokens, self._counted_at = tokens - 1, now
         return wait
 
-    def _rate(self, now: float) -> float:
+    def _rate(self, now: float) -> float:  # allow-float: seconds, calls a second
         if self._slowed_at is None:
             return self._full
         steps = int((now - self._slowed_at) / RECOVERY_SECONDS)
@@ -122,5 +123,5 @@ class PacedClient(stripe.RequestsClient):
         # Refused for a lock on an object: that says nothing about pace.
         if status == 429 and "lock_timeout" not in str(body):
             asked = str(answered.get("Retry-After", ""))
-            self._pace.slow_down(float(asked) if asked.isascii() and asked.isdigit() else None)
+            self._pace.slow_down(int(asked) if asked.isascii() and asked.isdigit() else None)
         return body, status, answered

@@ -43,7 +43,12 @@ class StripeSink:
     """
 
     def __init__(
-        self, *, key: str, mode: Mode, api_base: str | None = None, calls_per_second: float | None = None
+        self,
+        *,
+        key: str,
+        mode: Mode,
+        api_base: str | None = None,
+        calls_per_second: float | None = None,  # allow-float: calls a second
     ) -> None:
         options: Any = {}
         if api_base is not None:
@@ -205,7 +210,7 @@ class StripeSink:
             cursor = {"starting_after": page["data"][-1]["id"]}
 
 
-def _http_client(calls_per_second: float | None) -> stripe.RequestsClient:
+def _http_client(calls_per_second: float | None) -> stripe.RequestsClient:  # allow-float: calls a second
     timeout = (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)
     if calls_per_second is None:
         return stripe.RequestsClient(timeout=timeout)

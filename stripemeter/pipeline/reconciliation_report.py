@@ -120,12 +120,12 @@ def _cell(value: object) -> str:
             return escape(str(value))
 
 
-def _x(runs: Sequence[ReconciliationRun], run: ReconciliationRun) -> float:
+def _x(runs: Sequence[ReconciliationRun], run: ReconciliationRun) -> float:  # allow-float: pixels
     first, last = runs[0].ended_at, runs[-1].ended_at
-    share = 1.0 if last <= first else (run.ended_at - first) / (last - first)
+    share = 1.0 if last <= first else (run.ended_at - first) / (last - first)  # allow-float: pixels
     return _MARGIN + share * (_WIDTH - 2 * _MARGIN)
 
 
-def _y(drift: Decimal, greatest: Decimal) -> float:
-    share = 0.0 if greatest == 0 else float(drift / greatest)  # pixels, not quantities
+def _y(drift: Decimal, greatest: Decimal) -> float:  # allow-float: pixels
+    share = 0.0 if greatest == 0 else float(drift / greatest)  # allow-float: pixels
     return _HEIGHT - _MARGIN - share * (_HEIGHT - 2 * _MARGIN)
