@@ -4,10 +4,6 @@
 -- other names of customers, voids and adjustments are explained as well. A manual adjustment lies at its effective_at;
 -- it is of a customer and metric alone, so finer groups and filters leave it out.
 
--- name: limit_time
--- Work beyond the time allowed is cut off by the server; parameter: milliseconds as text.
-select set_config('statement_timeout', %(timeout)s, true);
-
 -- name: load_from_counters
 -- From the counters of whole UTC days and the unfolded tail: every edge is a UTC midnight, groups are none or customers.
 with cursor as materialized (

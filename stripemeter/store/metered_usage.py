@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 import polars as pl
+from psycopg import sql
 
 from stripemeter.errors import InvariantBroken, TookTooLong, Unavailable
 from stripemeter.metering.aggregation import Counted, aggregate
@@ -79,12 +80,17 @@ class Adjustment:
     delta: Decimal
 
 
-def read_one_snapshot(tx: Tx) -> None:
+def read_one_snapshot(tx: Tx, *, timeout_seconds: int | None = None) -> None:
     """All that the transaction reads from here on is of one instant; before its first statement.
 
-    Nobody drops a month of the ledger meanwhile: the snapshot would not know that its rows are gone.
+    Nobody drops a month of the ledger meanwhile: the snapshot would not know that its rows are gone. With a timeout the
+    server cuts off every statement that takes longer, the wait for the ledger included.
     """
     tx.execute(_Q["read_one_snapshot"])
+    if timeout_seconds is not None:
+        # A `select set_config` would take the snapshot before the ledger is kept.
+        limit = sql.SQL("set local statement_timeout = {}")  # allow-sql-text: `set` takes no parameters
+        tx.execute(limit.format(timeout_seconds * 1000))
     keep_ledger(tx)
 
 

@@ -48,7 +48,6 @@ from stripemeter.store.metered_usage import (
 )
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.rulebook import load_rulebook
-from stripemeter.store.sql import load_queries
 from stripemeter.store.usage import Freshness
 from stripemeter.store.usage_windows import (
     MAX_LEDGER_EVENTS,
@@ -89,10 +88,9 @@ def load_metered_windows(
     """
     try:
         with transaction(pool) as tx:
-            read_one_snapshot(tx)
+            read_one_snapshot(tx, timeout_seconds=TIMEOUT_SECONDS)
             if not is_meter(tx, question.tenant_id, question.metric):
                 return None
-            tx.execute(load_queries("usage_windows")["limit_time"], {"timeout": str(TIMEOUT_SECONDS * 1000)})
             return _load(tx, question, now, reader, most_events)
     except Unavailable as error:
         if not isinstance(error.__cause__, psycopg.errors.QueryCanceled):

@@ -210,8 +210,7 @@ def _read(
     query = queries["load_from_counters" if reader == "counters" else "load_from_ledger"]
     try:
         with transaction(pool) as tx:
-            read_one_snapshot(tx)
-            tx.execute(queries["limit_time"], {"timeout": str(timeout_seconds * 1000)})
+            read_one_snapshot(tx, timeout_seconds=timeout_seconds)
             head = load_head(tx, question.tenant_id, refs=None, metrics=[question.metric], now=now)
             if reader == "ledger":
                 last = question.edges[-1] - timedelta(microseconds=1)

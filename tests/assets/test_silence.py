@@ -69,7 +69,7 @@ def test_a_meter_that_went_silent_is_listed(
     with ingest_into(database_url) as ingest:
         for number, day in enumerate(HABIT):
             ts = datetime.combine(day, time(12), UTC)
-            ingest.accept([Fact(metric="seats", customer=f"c{number % 2}", ts=ts, key=f"k{number}")])
+            ingest.accept([Fact(metric="seats", customer=f"c{number % 2}", ts=ts, key=f"k{number}")], now=ts)
     report_usage(YESTERDAY, customer="c0")
     report_usage(YESTERDAY, customer="c1")
     assert offenders(verdict(definitions, instance)) == [("acme", "seats", "none", HABIT_DAYS)]

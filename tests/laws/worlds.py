@@ -90,9 +90,9 @@ class Ingest:
         self._group = GroupCommit(database_url, clock=clock)
         self._runner.run(self._start())
 
-    def accept(self, facts: Sequence[Fact], *, header_key: str | None = None) -> list[EventResult]:
-        """One request."""
-        return self.accept_parsed(parse(facts, header_key=header_key))
+    def accept(self, facts: Sequence[Fact], *, header_key: str | None = None, now: datetime = NOW) -> list[EventResult]:
+        """One request, parsed at `now`."""
+        return self.accept_parsed(parse(facts, header_key=header_key, now=now))
 
     def accept_parsed(self, events: Sequence[Parsed]) -> list[EventResult]:
         """One request of events that are parsed already."""
