@@ -20,6 +20,7 @@ from stripemeter.cli import (
     database,
     demo,
     doctor,
+    emulator,
     events,
     explain,
     files,
@@ -48,6 +49,7 @@ app.command("down")(stack.down)
 app.command("status")(stack.status)
 app.command("logs")(logs.logs)
 app.command("doctor")(doctor.doctor)
+app.command("emulator")(emulator.emulator)
 app.command("migrate")(database.migrate)
 app.command("demo")(demo.demo)
 app.command("query")(lake.query)

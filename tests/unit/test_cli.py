@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -109,6 +111,22 @@ def test_logs_of_nothing_says_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "logs" / "api-1.log").write_text("one\ntwo\n", encoding="ascii")
     assert "api-1" in _type(tmp_path, "logs", "apy").stderr
     assert _type(tmp_path, "logs", "api", "-n", "1").stdout == "two\n"
+
+
+def test_the_emulator_says_what_it_is(tmp_path: Path) -> None:
+    """`stripemeter emulator` serves on loopback, says that it is not Stripe, and ends when it is told to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    argv = [sys.executable, "-m", "stripemeter.cli.main", "emulator", "--port", str(port)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as serving:
+        assert serving.stdout is not None
+        banner = serving.stdout.readline()
+        serving.terminate()
+        assert serving.wait(30) in (0, -signal.SIGTERM)
+    assert banner == f"Stripe emulator (not Stripe) on http://127.0.0.1:{port}, test keys only\n"
+    refused = _type(tmp_path, "emulator", "--port", str(port), "--host", "192.0.2.1")
+    assert (refused.returncode, "not a loopback address" in refused.stderr) == (2, True)
 
 
 def test_migrate_is_idempotent_and_dry_runs_change_nothing(tmp_path: Path, postgres_empty_url: str) -> None:
