@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
             # asyncio's own loop: uvloop hides the socket that a reset needs.
             loop="asyncio",
             ws="none",
-            lifespan="off",
+            lifespan="on",
             access_log=False,
             log_level="warning",
             server_header=False,

@@ -1,112 +1,45 @@
 """The application: what happens to a request between the socket and its handler.
 
-Belongs here: keys and accounts, idempotency, carrying out faults, the contract check, the journal. Does not: what an
-endpoint does (`customers`, `meters`, ...), the control plane's routes (`control`).
+Belongs here: idempotency, carrying out faults, the contract check, the journal, what happens by itself. Does not:
+what an endpoint does (`routes`, `v2_routes`), the control plane's routes (`control`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
 
-from stripe_emulator import (
-    TITLE,
-    billing,
-    customers,
-    invoices,
-    meter_events,
-    meters,
-    prices,
-    products,
-    subscription_items,
-    subscriptions,
-    summaries,
-)
+from stripe_emulator import TITLE, billing, destinations, error_reports
 from stripe_emulator.calls import Call, new_id
 from stripe_emulator.contract import (
     ContractViolation,
-    Operation,
     check_parameters,
     check_response,
     find_operation,
     unrecognized,
 )
 from stripe_emulator.control import ControlPlane
+from stripe_emulator.deliveries import Courier, delivery_knobs
 from stripe_emulator.faults import Do, FaultScript
+from stripe_emulator.in_work import InWork
+from stripe_emulator.received import Received, receive
+from stripe_emulator.routes import HANDLERS
 from stripe_emulator.state import State
 from stripe_emulator.transport import break_connection
-from stripe_emulator.wire import Answer, Json, StripeError, decode_form, encode_json
+from stripe_emulator.v2_routes import check_v2_answer, check_v2_parameters, find_route
+from stripe_emulator.wire import Answer, Json, StripeError, encode_json
 
-HANDLERS: Mapping[str, Callable[[Call], Json]] = {
-    "GET /v1/account": customers.retrieve_account,
-    "POST /v1/billing/meter_events": meter_events.create,
-    "GET /v1/billing/meters": meters.list_all,
-    "POST /v1/billing/meters": meters.create,
-    "GET /v1/billing/meters/{id}": meters.retrieve,
-    "POST /v1/billing/meters/{id}": meters.update,
-    "POST /v1/billing/meters/{id}/deactivate": meters.deactivate,
-    "GET /v1/billing/meters/{id}/event_summaries": summaries.list_all,
-    "POST /v1/billing/meters/{id}/reactivate": meters.reactivate,
-    "GET /v1/customers": customers.list_all,
-    "POST /v1/customers": customers.create,
-    "GET /v1/customers/{customer}": customers.retrieve,
-    "POST /v1/customers/{customer}": customers.update,
-    "DELETE /v1/customers/{customer}": customers.delete,
-    "GET /v1/invoices": invoices.list_all,
-    "POST /v1/invoices/create_preview": invoices.create_preview,
-    "GET /v1/invoices/{invoice}": invoices.retrieve,
-    "POST /v1/invoices/{invoice}": invoices.update,
-    "POST /v1/invoices/{invoice}/finalize": invoices.finalize,
-    "GET /v1/invoices/{invoice}/lines": invoices.list_lines,
-    "POST /v1/invoices/{invoice}/void": invoices.void,
-    "GET /v1/prices": prices.list_all,
-    "POST /v1/prices": prices.create,
-    "GET /v1/prices/{price}": prices.retrieve,
-    "POST /v1/prices/{price}": prices.update,
-    "GET /v1/products": products.list_all,
-    "POST /v1/products": products.create,
-    "GET /v1/products/{id}": products.retrieve,
-    "POST /v1/products/{id}": products.update,
-    "DELETE /v1/products/{id}": products.delete,
-    "GET /v1/subscription_items": subscription_items.list_all,
-    "POST /v1/subscription_items": subscription_items.create,
-    "GET /v1/subscription_items/{item}": subscription_items.retrieve,
-    "POST /v1/subscription_items/{item}": subscription_items.update,
-    "DELETE /v1/subscription_items/{item}": subscription_items.delete,
-    "GET /v1/subscriptions": subscriptions.list_all,
-    "POST /v1/subscriptions": subscriptions.create,
-    "GET /v1/subscriptions/{subscription_exposed_id}": subscriptions.retrieve,
-    "POST /v1/subscriptions/{subscription_exposed_id}": subscriptions.update,
-    "DELETE /v1/subscriptions/{subscription_exposed_id}": subscriptions.cancel,
-}
 IDEMPOTENCY_SECONDS = 24 * 3_600
+V2_IDEMPOTENCY_SECONDS = 30 * 86_400
 JOURNAL_LENGTH = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """One request as it came in."""
-
-    method: str
-    path: str
-    form: str
-    account: str
-    idempotency_key: str | None
-    request_id: str
-    identifier: str
-
-    @property
-    def fingerprint(self) -> str:
-        """What an idempotency key must be used with again."""
-        return hashlib.sha256(f"{self.method} {self.path}\n{self.form}".encode()).hexdigest()
+TICK_SECONDS = 0.2
+"""Real seconds between two looks at what is due by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,24 +58,27 @@ class Emulator:
         self.state = state
         self.faults = FaultScript()
         self.journal: deque[Json] = deque(maxlen=JOURNAL_LENGTH)
+        self.courier = Courier(state)
+        self._in_work = InWork(state)
 
     async def answer(self, request: Request) -> Response:
-        """Everything under `/v1`."""
+        """Everything under `/v1` and `/v2`."""
         request_id = new_id("req")
-        form = (await request.body()).decode() if request.method == "POST" else request.url.query
+        text = (await request.body()).decode() if request.method == "POST" else request.url.query
         entry: Json = {
             "at": self.state.now(),
             "method": request.method,
             "path": request.url.path,
-            "form": form,
+            "form": text,
             "request_id": request_id,
             "idempotency_key": request.headers.get("idempotency-key"),
             "stripe_version": request.headers.get("stripe-version"),
+            "headers": {name: value for name, value in request.headers.items() if name != "authorization"},
             "fault": None,
         }
         self.journal.append(entry)
         try:
-            received = _receive(request, form, request_id)
+            received = receive(request, text, request_id, self.state)
         except StripeError as error:
             return _respond(request, request_id, _encode(error.answer), entry)
         entry |= {"account": received.account, "identifier": received.identifier}
@@ -151,41 +87,70 @@ class Emulator:
             path=received.path,
             identifier=received.identifier,
             account=received.account,
+            now=self.state.now(),
         )
         entry["fault"] = fault.kind if fault else None
         if fault is not None and fault.kind == "reset_before_commit":
             return await break_connection(request, b"")
         if fault is not None and fault.kind == "delay_request":
             await asyncio.sleep(fault.seconds)
-        sent = self._execute(received, fault)
-        if fault is not None and fault.kind == "commit_then_reset":
-            return await break_connection(request, b"")
-        if fault is not None and fault.kind == "commit_then_truncate":
-            return await break_connection(request, sent.body)
+        sent = await self._execute(received, fault)
+        match fault.kind if fault else None:
+            case "commit_then_reset":
+                return await break_connection(request, b"")
+            case "commit_then_truncate":
+                return await break_connection(request, sent.body)
+            case "duplicate_delivery":
+                sent = await self._execute(received, fault)
+            case "commit_then_timeout" if fault is not None:
+                await asyncio.sleep(fault.seconds)
         return _respond(request, request_id, sent, entry)
 
-    def _execute(self, received: Received, fault: Do | None) -> Sent:
+    def catch_up(self, account: str) -> None:
+        """What the clock has brought about by now; inside the caller's transaction."""
+        now = self.state.now()
+        billing.catch_up(self.state, account, now)
+        error_reports.catch_up(self.state, account, now)
+
+    async def run_by_itself(self) -> None:
+        """For ever: what is due happens and is sent, where somebody wants to be told."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            if delivery_knobs(self.state).mode == "automatic":
+                await self.deliver()
+
+    async def deliver(self) -> Json:
+        """Let happen what is due in accounts with destinations, and send everything that waits."""
+        for account in self.state.accounts_with((destinations.ENDPOINT, destinations.DESTINATION)):
+            with self.state.transaction():
+                self.catch_up(account)
+        return await self.courier.deliver_due()
+
+    async def _execute(self, received: Received, fault: Do | None) -> Sent:
         """The answer to one request, with everything it changed committed."""
         # Stripe's rate limiters and authentication stand before the idempotency layer: a 4xx on demand does too.
+        if fault is not None and fault.kind == "rate_limit":
+            return _encode(_limited(fault))
         if fault is not None and fault.kind == "status" and fault.status < 500:
             if fault.committed:
                 self._commit(received, fault)
             return _encode(_scripted(fault))
         try:
-            replayed = self._replay(received)
+            async with self._in_work.hold(received):
+                replayed = self._replay(received)
+                return replayed if replayed is not None else self._commit(received, fault)
         except StripeError as error:
             return _encode(error.answer)
-        return replayed if replayed is not None else self._commit(received, fault)
 
     def _commit(self, received: Received, fault: Do | None) -> Sent:
         try:
             with self.state.transaction():
                 answer = self._handle(received, fault)
                 sent = _encode(answer)
-                if received.method == "POST" and received.idempotency_key is not None and answer.is_saved:
+                if _is_replayable(received) and _is_kept(received, answer):
                     self.state.save_answer(
                         received.account,
-                        received.idempotency_key,
+                        received.idempotency_key or "",
                         received.fingerprint,
                         sent.status,
                         sent.body,
@@ -200,41 +165,54 @@ class Emulator:
         if fault is not None and fault.kind == "status" and not fault.committed:
             return _scripted(fault)
         try:
-            operation, path_parameters = find_operation(received.method, received.path)
+            self.catch_up(received.account)
+            answer = self._answer_v2(received, fault) if received.is_v2 else self._answer_v1(received, fault)
         except StripeError as error:
-            return error.answer
-        answer = self._dispatch(operation, path_parameters, received, fault)
-        check_response(operation, answer.status, answer.body)
+            answer = error.answer
         return _scripted(fault) if fault is not None and fault.kind == "status" else answer
 
-    def _dispatch(
-        self, operation: Operation, path_parameters: dict[str, str], received: Received, fault: Do | None
-    ) -> Answer:
-        now = self.state.now()
-        billing.catch_up(self.state, received.account, now)
+    def _answer_v1(self, received: Received, fault: Do | None) -> Answer:
+        operation, path_parameters = find_operation(received.method, received.path)
+        handler = HANDLERS.get(operation.name)
         try:
-            call = Call(
-                state=self.state,
-                account=received.account,
-                path=received.path,
-                path_parameters=path_parameters,
-                parameters=check_parameters(operation, decode_form(received.form)),
-                now=now,
-                fault=fault,
-            )
-            handler = HANDLERS.get(operation.name)
+            parameters = check_parameters(operation, received.parameters)
             if handler is None:
                 raise unrecognized(received.method, received.path)
             with self.state.attempt():  # a refusal changes nothing
-                return Answer(status=200, body=handler(call))
+                body = handler(self._call(received, path_parameters, parameters, fault))
+            answer = Answer(status=200, body=body)
         except StripeError as error:
-            return error.answer
+            answer = error.answer
+        check_response(operation, answer.status, answer.body)
+        return answer
+
+    def _answer_v2(self, received: Received, fault: Do | None) -> Answer:
+        route, path_parameters = find_route(received.method, received.path)
+        parameters = check_v2_parameters(route, received.parameters)
+        with self.state.attempt():
+            body = route.handler(self._call(received, path_parameters, parameters, fault))
+        check_v2_answer(route, body)
+        return Answer(status=200, body=body)
+
+    def _call(self, received: Received, path_parameters: dict[str, str], parameters: Json, fault: Do | None) -> Call:
+        return Call(
+            state=self.state,
+            account=received.account,
+            path=received.path,
+            path_parameters=path_parameters,
+            parameters=parameters,
+            now=self.state.now(),
+            fault=fault,
+            request_id=received.request_id,
+            idempotency_key=received.idempotency_key,
+        )
 
     def _replay(self, received: Received) -> Sent | None:
-        key = received.idempotency_key
-        if key is None or received.method != "POST":
+        if not _is_replayable(received):
             return None
-        saved = self.state.find_saved(received.account, key, saved_after=self.state.now() - IDEMPOTENCY_SECONDS)
+        key = received.idempotency_key or ""
+        kept = V2_IDEMPOTENCY_SECONDS if received.is_v2 else IDEMPOTENCY_SECONDS
+        saved = self.state.find_saved(received.account, key, saved_after=self.state.now() - kept)
         if saved is None:
             return None
         fingerprint, status, body, request_id = saved
@@ -245,65 +223,41 @@ class Emulator:
                 f"Try using a key other than '{key}' if you meant to execute a different request.",
                 kind="idempotency_error",
             )
+        if received.is_v2:
+            return Sent(status=status, body=body)
         return Sent(status=status, body=body, headers={"Idempotent-Replayed": "true", "Original-Request": request_id})
 
 
 def create_app(state: State) -> FastAPI:
     """The emulator as an ASGI application."""
-    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
     emulator = Emulator(state)
-    app.include_router(ControlPlane(emulator.state, emulator.faults, emulator.journal).router())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        by_itself = asyncio.create_task(emulator.run_by_itself())
+        yield
+        by_itself.cancel()
+
+    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.include_router(ControlPlane(state, emulator.faults, emulator.journal, emulator.deliver).router())
     app.add_api_route("/{path:path}", emulator.answer, methods=["GET", "POST", "DELETE"], response_model=None)
     return app
 
 
-def account_of(key: str) -> str:
-    """The account id an API key stands for: each key has its own account."""
-    return f"acct_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+def _is_replayable(received: Received) -> bool:
+    methods = ("POST", "DELETE") if received.is_v2 else ("POST",)
+    return received.idempotency_key is not None and received.method in methods
 
 
-def _receive(request: Request, form: str, request_id: str) -> Received:
-    account = account_of(_key_of(request))
-    identifier = decode_form(form).get("identifier", "")
-    return Received(
-        method=request.method,
-        path=request.url.path,
-        form=form,
-        account=account,
-        idempotency_key=request.headers.get("idempotency-key"),
-        request_id=request_id,
-        identifier=identifier if isinstance(identifier, str) else "",
-    )
+def _is_kept(received: Received, answer: Answer) -> bool:
+    """v1 keeps whatever began to execute; v2 executes again what failed."""
+    return answer.status == 200 if received.is_v2 else answer.is_saved
 
 
-def _key_of(request: Request) -> str:
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    key = ""
-    if scheme.lower() == "bearer":
-        key = credentials.strip()
-    elif scheme.lower() == "basic":
-        try:
-            key = base64.b64decode(credentials).decode().split(":", 1)[0]
-        except (binascii.Error, UnicodeDecodeError):
-            key = ""
-    if not key:
-        raise _unauthorized("You did not provide an API key.")
-    if key.startswith(("sk_live_", "rk_live_")):
-        raise _unauthorized("This is an emulator: it refuses live keys. Use one that starts with sk_test_.")
-    if not key.startswith(("sk_test_", "rk_test_")):
-        raise _unauthorized(f"Invalid API Key provided: {key[:8]}***")
-    return key
-
-
-def _unauthorized(message: str) -> StripeError:
-    error = StripeError(401, message)
-    error.answer = Answer(
-        status=401,
-        body=error.answer.body,
-        headers={**error.answer.headers, "WWW-Authenticate": 'Basic realm="Stripe"'},
-        is_saved=False,
-    )
-    return error
+def _limited(fault: Do) -> Answer:
+    error = {"type": "invalid_request_error", "code": "rate_limit", "message": "Request rate limit exceeded."}
+    headers = {"Stripe-Rate-Limited-Reason": fault.reason, **fault.headers}
+    return Answer(status=429, body={"error": error}, headers=headers, is_saved=False)
 
 
 def _scripted(fault: Do) -> Answer:

@@ -24,7 +24,7 @@ def catch_up(state: State, account: str, now: int) -> None:
     """Everything the clock has brought about by now; inside the caller's transaction."""
     while (alarm := state.next_alarm(account, now)) is not None:
         kind, object_id, at = alarm
-        call = Call(state=state, account=account, path="", path_parameters={}, parameters={}, now=at, fault=None)
+        call = Call(state=state, account=account, path="", path_parameters={}, parameters={}, now=at)
         state.set_alarm(account, kind, object_id, None)
         if kind == SUBSCRIPTION:
             _end_period(call, subscription(call, object_id))

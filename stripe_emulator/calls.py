@@ -29,7 +29,9 @@ class Call:
     path_parameters: dict[str, str]
     parameters: Json
     now: int
-    fault: Do | None
+    fault: Do | None = None
+    request_id: str | None = None
+    idempotency_key: str | None = None
 
     @property
     def object_id(self) -> str:

@@ -9,6 +9,7 @@ not used up applies. Nothing is random: the same script and the same requests gi
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,8 +35,12 @@ class Do(BaseModel):
     commit_then_reset, commit_then_truncate: execute, then the connection breaks before or inside the answer.
     reset_before_commit: the connection breaks and nothing is executed.
     delay_request: the request waits `seconds` and is then executed, even if the client has left.
+    commit_then_timeout: execute, and answer `seconds` later, when the client has long left.
+    duplicate_delivery: execute twice, as behind a proxy that resends; the answer is the second one's.
     drop_async: 200, and the event is never aggregated nor reported.
-    async_reject: 200, and the event is rejected afterwards with `code`.
+    accept_then_async_reject: 200, and the event is rejected and reported afterwards with `code`.
+    rate_limit: 429 with `Stripe-Rate-Limited-Reason: reason` beyond `burst` requests, `rps` more for each second of the
+        emulator's clock. It stands until the script is replaced: `times` does not concern it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -46,8 +51,11 @@ class Do(BaseModel):
         "commit_then_truncate",
         "reset_before_commit",
         "delay_request",
+        "commit_then_timeout",
+        "duplicate_delivery",
         "drop_async",
-        "async_reject",
+        "accept_then_async_reject",
+        "rate_limit",
     ]
     status: int = Field(default=500, ge=400, le=599)
     body: dict[str, Any] | None = None
@@ -55,6 +63,11 @@ class Do(BaseModel):
     committed: bool = False
     seconds: float = Field(default=0, ge=0, le=120)
     code: str = "meter_event_customer_not_found"
+    rps: int = Field(default=25, ge=1)
+    burst: int = Field(default=25, ge=1)
+    reason: Literal[
+        "global-rate", "endpoint-rate", "global-concurrency", "endpoint-concurrency", "resource-specific"
+    ] = "endpoint-rate"
 
 
 class Fault(BaseModel):
@@ -67,32 +80,61 @@ class Fault(BaseModel):
     times: int = Field(default=1, ge=1)
 
 
+@dataclass(slots=True, kw_only=True)
+class _Standing:
+    """A rule in force."""
+
+    fault: Fault
+    skip: int
+    left: int
+    tokens: int
+    filled_at: int | None = None
+
+    @property
+    def is_limit(self) -> bool:
+        return self.fault.do.kind == "rate_limit"
+
+    def is_beyond_limit(self, now: int) -> bool:
+        """Whether a request at `now` finds the bucket empty; it takes a token otherwise."""
+        if self.filled_at is not None:
+            gained = max(0, now - self.filled_at) * self.fault.do.rps
+            self.tokens = min(self.fault.do.burst, self.tokens + gained)
+        self.filled_at = now
+        if self.tokens == 0:
+            return True
+        self.tokens -= 1
+        return False
+
+
 class FaultScript:
     """The rules in force, in order, with how often each still applies."""
 
     def __init__(self) -> None:
-        self._faults: list[list[Any]] = []  # [fault, requests still to skip, times left]
+        self._rules: list[_Standing] = []
 
     def replace(self, faults: list[Fault]) -> None:
         """Forget the old script and start this one."""
-        self._faults = [[fault, fault.match.nth - 1, fault.times] for fault in faults]
+        self._rules = [
+            _Standing(fault=fault, skip=fault.match.nth - 1, left=fault.times, tokens=fault.do.burst)
+            for fault in faults
+        ]
 
     def pending(self) -> int:
-        """How many faults have not happened yet."""
-        return sum(left for _, _, left in self._faults)
+        """How many faults have not happened yet; rate limits are no such."""
+        return sum(rule.left for rule in self._rules if not rule.is_limit)
 
-    def take(self, *, method: str, path: str, identifier: str, account: str) -> Do | None:
+    def take(self, *, method: str, path: str, identifier: str, account: str, now: int) -> Do | None:
         """The fault of this request, used up by it; None when it goes well."""
-        for entry in self._faults:
-            fault, skip, left = entry
-            if left == 0 or not _matches(fault.match, method, path, identifier, account):
+        for rule in self._rules:
+            if rule.left == 0 or not _matches(rule.fault.match, method, path, identifier, account):
                 continue
-            if skip > 0:
-                entry[1] -= 1
-                continue
-            entry[2] -= 1
-            do: Do = fault.do
-            return do
+            if rule.skip > 0:
+                rule.skip -= 1
+            elif not rule.is_limit:
+                rule.left -= 1
+                return rule.fault.do
+            elif rule.is_beyond_limit(now):
+                return rule.fault.do
         return None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 
-from stripe_emulator import knobs, summaries
+from stripe_emulator import events, knobs, summaries
 from stripe_emulator.calls import Call, missing, new_id
 from stripe_emulator.meters import KIND as METER
 from stripe_emulator.pricing import PricedLine, price_lines
@@ -34,6 +34,7 @@ def draft(call: Call, subscription: Json, parts: list[Json], *, reason: str) -> 
     call.state.insert_object(call.account, LINES, {"id": invoice_id, "parts": parts, "lines": lines})
     call.state.set_alarm(call.account, KIND, invoice_id, deadline)
     call.state.replace_object(call.account, "subscription", {**subscription, "latest_invoice": invoice_id})
+    events.tell(call, "invoice.created", invoice)
     return invoice
 
 
@@ -134,6 +135,9 @@ def finalize(call: Call, invoice: Json) -> Json:
     call.state.set_alarm(call.account, KIND, invoice["id"], None)
     call.state.replace_object(call.account, KIND, final)
     call.state.replace_object(call.account, LINES, {**stored, "lines": lines})
+    events.tell(call, "invoice.finalized", final)
+    if is_paid:
+        events.tell(call, "invoice.paid", final)
     return final
 
 
@@ -175,7 +179,7 @@ def usage(call: Call, customer: str, part: Json) -> Decimal:
     meter = call.state.find_object(call.account, METER, part["price"]["recurring"]["meter"])
     if meter is None:
         raise missing("meter", part["price"]["recurring"]["meter"], "meter")
-    return summaries.usage(call.state, call.account, meter.body, customer, part["start"], part["end"])
+    return summaries.usage(call, meter.body, customer, part["start"], part["end"])
 
 
 def _with_lines(invoice: Json, lines: list[Json]) -> Json:

@@ -5,7 +5,7 @@ Belongs here: the `/v1/invoices` handlers. Does not: how they are made (`invoice
 
 from __future__ import annotations
 
-from stripe_emulator import billing, knobs
+from stripe_emulator import billing, events, knobs
 from stripe_emulator import invoice_documents as documents
 from stripe_emulator.calls import Call, check_implemented, merged_metadata, new_id, page
 from stripe_emulator.wire import Json, StripeError
@@ -73,6 +73,7 @@ def update(call: Call) -> Json:
         invoice["description"] = call.parameters["description"] or None
     invoice["metadata"] = merged_metadata(invoice["metadata"], call.parameters.get("metadata"))
     call.state.replace_object(call.account, documents.KIND, invoice)
+    events.tell(call, "invoice.updated", invoice)
     return invoice
 
 
@@ -96,4 +97,5 @@ def void(call: Call) -> Json:
         "status_transitions": {**invoice["status_transitions"], "voided_at": call.now},
     }
     call.state.replace_object(call.account, documents.KIND, voided)
+    events.tell(call, "invoice.voided", voided)
     return voided

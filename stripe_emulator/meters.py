@@ -87,6 +87,13 @@ def find_active(call: Call, event_name: str) -> Json | None:
     return next((stored.body for stored in named if stored.body["status"] == "active"), None)
 
 
+def find_named(call: Call, event_name: str) -> Json | None:
+    """The active meter of an event name, else the last that had it."""
+    active = find_active(call, event_name)
+    named = call.state.list_objects(call.account, KIND, name=event_name)
+    return active if active is not None or not named else named[0].body
+
+
 def _replace(call: Call, **changes: object) -> Json:
     meter = {**retrieve(call), **changes, "updated": call.now}
     call.state.replace_object(call.account, KIND, meter)

@@ -1,6 +1,6 @@
 """What the emulator remembers: one SQLite database, in memory or in a file.
 
-Belongs here: tables, the clock, transactions. Does not: what a request means.
+Belongs here: tables, the clock, transactions. Does not: what a request means, meter events (`received_events`).
 
 With a file, an answer leaves only after its transaction is on disk (`synchronous=full`), so a restarted emulator
 keeps everything it acknowledged.
@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
+from stripe_emulator.outbox import Outbox
+from stripe_emulator.received_events import ReceivedEvents
 from stripe_emulator.wire import Json
 
 _TABLES = """
@@ -31,21 +31,6 @@ create table if not exists objects (
     unique (account, kind, id)
 );
 create index if not exists objects_by_name on objects (account, kind, name);
-create table if not exists meter_events (
-    seq integer primary key autoincrement,
-    account text not null,
-    identifier text not null,
-    event_name text not null,
-    meter text,
-    customer text,
-    ts integer not null,
-    value text,
-    received_at integer not null,
-    state text not null check (state in ('visible', 'rejected', 'dropped')),
-    reason text
-);
-create index if not exists meter_events_by_identifier on meter_events (account, identifier, received_at);
-create index if not exists meter_events_by_time on meter_events (account, meter, customer, ts);
 create table if not exists idempotency_keys (
     account text not null,
     key text not null,
@@ -66,31 +51,23 @@ create table if not exists alarms (
 create index if not exists alarms_by_time on alarms (account, at);
 create table if not exists settings (name text primary key, value text not null);
 """
-_STATE_TABLES = ("objects", "meter_events", "idempotency_keys", "alarms")
+_STATE_TABLES = (
+    "objects",
+    "meter_events",
+    "meter_event_cancels",
+    "meter_event_reports",
+    "deliveries",
+    "idempotency_keys",
+    "alarms",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredObject:
-    """A customer or a meter; `seq` is the order of creation."""
+    """An object as it was stored; `seq` is the order of creation."""
 
     seq: int
     body: Json
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeterEvent:
-    """One received meter event. `visible` events are summed; `rejected` and `dropped` ones are only remembered."""
-
-    account: str
-    identifier: str
-    event_name: str
-    meter: str | None
-    customer: str | None
-    ts: int
-    value: str | None
-    received_at: int
-    state: str
-    reason: str | None
 
 
 class State:
@@ -107,6 +84,9 @@ class State:
         self._db.execute("pragma journal_mode=wal")
         self._db.execute("pragma synchronous=full")
         self._db.executescript(_TABLES)
+        self.events = ReceivedEvents(self._db)
+        self.deliveries = Outbox(self._db)
+        self._snapshots: dict[str, sqlite3.Connection] = {}
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -134,6 +114,20 @@ class State:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def keep_snapshot(self, name: str) -> None:
+        """Keep everything as it is now under a name, in memory; a former one of the name is forgotten."""
+        kept = sqlite3.connect(":memory:", check_same_thread=False)
+        self._db.backup(kept)
+        self._snapshots[name] = kept
+
+    def restore_snapshot(self, name: str) -> bool:
+        """Everything as it was kept, the clock included; false when nothing was kept under the name."""
+        kept = self._snapshots.get(name)
+        if kept is None:
+            return False
+        kept.backup(self._db)
+        return True
 
     def now(self) -> int:
         """The emulator's clock, in seconds since the Unix epoch."""
@@ -209,6 +203,12 @@ class State:
         ).fetchone()
         return StoredObject(seq=row[0], body=json.loads(row[1])) if row else None
 
+    def accounts_with(self, kinds: tuple[str, ...]) -> list[str]:
+        """Accounts that have an object of one of the kinds."""
+        marks = ", ".join("?" * len(kinds))
+        rows = self._db.execute(f"select distinct account from objects where kind in ({marks})", kinds)  # noqa: S608
+        return [row[0] for row in rows]
+
     def list_objects(self, account: str, kind: str, *, name: str | None = None) -> list[StoredObject]:
         """Objects of a kind, newest first; only those called `name` when given."""
         rows = self._db.execute(
@@ -217,52 +217,6 @@ class State:
             (account, kind, name, name),
         )
         return [StoredObject(seq=seq, body=json.loads(body)) for seq, body in rows]
-
-    def has_event(self, account: str, identifier: str, *, received_after: int) -> bool:
-        """Whether an event of this identifier was received after the given second."""
-        row = self._db.execute(
-            "select 1 from meter_events where account = ? and identifier = ? and received_at > ?",
-            (account, identifier, received_after),
-        ).fetchone()
-        return row is not None
-
-    def insert_event(self, event: MeterEvent) -> None:
-        """Remember a received event."""
-        self._db.execute(
-            "insert into meter_events (account, identifier, event_name, meter, customer, ts, value, received_at,"
-            " state, reason) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                event.account,
-                event.identifier,
-                event.event_name,
-                event.meter,
-                event.customer,
-                event.ts,
-                event.value,
-                event.received_at,
-                event.state,
-                event.reason,
-            ),
-        )
-
-    def visible_events(
-        self, account: str, meter: str, customer: str, start: int, end: int
-    ) -> list[tuple[int, int, Decimal]]:
-        """`(seq, ts, value)` of what Stripe would aggregate in `[start, end)`, in order of receipt."""
-        rows = self._db.execute(
-            "select seq, ts, value from meter_events where account = ? and meter = ? and customer = ?"
-            " and ts >= ? and ts < ? and state = 'visible' order by seq",
-            (account, meter, customer, start, end),
-        )
-        return [(seq, ts, Decimal(value or "0")) for seq, ts, value in rows]
-
-    def ledger(self, account: str | None) -> list[dict[str, Any]]:
-        """Every event ever received, in order; of one account when given."""
-        cursor = self._db.execute(
-            "select * from meter_events where ? is null or account = ? order by seq", (account, account)
-        )
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def find_saved(self, account: str, key: str, *, saved_after: int) -> tuple[str, int, bytes, str] | None:
         """`(request, status, body, request_id)` an idempotency key replays, unless it is too old."""

@@ -10,8 +10,8 @@ import hashlib
 from decimal import Context, Decimal, localcontext
 
 from stripe_emulator.calls import Call, find_or_404, missing, page
+from stripe_emulator.metering_knobs import metering_knobs
 from stripe_emulator.meters import KIND
-from stripe_emulator.state import State
 from stripe_emulator.wire import Json, StripeError
 
 _WINDOWS = {"hour": 3_600, "day": 86_400}
@@ -22,7 +22,7 @@ Sample = tuple[int, int, Decimal]
 
 
 def list_all(call: Call) -> Json:
-    """Summaries of a half-open range, newest first; windows without events are left out.
+    """Summaries of a half-open range, newest first; of events that have settled.
 
     Raises:
         StripeError: unknown meter or customer, or a range off the minute (hour, day) grid.
@@ -35,13 +35,15 @@ def list_all(call: Call) -> Json:
     start, end = call.parameters["start_time"], call.parameters["end_time"]
     grouping = call.parameters.get("value_grouping_window")
     _check_range(start, end, grouping)
-    samples = call.state.visible_events(call.account, meter["id"], customer, start, end)
-    if meter["event_time_window"] is not None:
-        samples = _latest_per_window(samples, _WINDOWS[meter["event_time_window"]])
+    knobs = metering_knobs(call.state)
+    last = end + 1 if knobs.summary_end == "included" else end
+    samples = _samples(call, meter, customer, start, last)
     width = _WINDOWS[grouping] if grouping is not None else end - start
-    grouped: dict[int, list[Sample]] = {} if grouping is not None else {start: []}
+    told = range(start, end, width) if grouping is None or knobs.empty_windows == "zero" else ()
+    grouped: dict[int, list[Sample]] = {window: [] for window in told}
     for sample in samples:
-        grouped.setdefault(start + (sample[1] - start) // width * width, []).append(sample)
+        window = start + (sample[1] - start) // width * width
+        grouped.setdefault(min(window, end - width), []).append(sample)
     formula = meter["default_aggregation"]["formula"]
     return page(
         call,
@@ -52,12 +54,16 @@ def list_all(call: Call) -> Json:
     )
 
 
-def usage(state: State, account: str, meter: Json, customer: str, start: int, end: int) -> Decimal:
-    """What a customer used in `[start, end)` by the meter's formula, from what is visible now."""
-    samples = state.visible_events(account, meter["id"], customer, start, end)
-    if meter["event_time_window"] is not None:
-        samples = _latest_per_window(samples, _WINDOWS[meter["event_time_window"]])
+def usage(call: Call, meter: Json, customer: str, start: int, end: int) -> Decimal:
+    """What a customer used in `[start, end)` by the meter's formula, from what counts now."""
+    samples = _samples(call, meter, customer, start, end)
     return _aggregate(meter["default_aggregation"]["formula"], samples)
+
+
+def _samples(call: Call, meter: Json, customer: str, start: int, end: int) -> list[Sample]:
+    samples = call.state.events.counted(call.account, meter["id"], customer, start, end, call.now)
+    window = meter["event_time_window"]
+    return samples if window is None else _latest_per_window(samples, _WINDOWS[window])
 
 
 def _check_range(start: int, end: int, grouping: str | None) -> None:

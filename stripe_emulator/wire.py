@@ -1,7 +1,7 @@
 """What crosses the wire: forms in, JSON out, errors in Stripe's envelope.
 
-Belongs here: decoding of `a[b][0]=c`, encoding of exact decimals, the error type every handler raises. Does not: what
-a parameter must be (`contract`), what an endpoint does.
+Belongs here: decoding of `a[b][0]=c`, encoding of exact decimals and instants, the error type every handler raises.
+Does not: what a parameter must be (`contract`), what an endpoint does.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qsl
@@ -96,3 +97,8 @@ def plain(value: Decimal) -> str:
     """A decimal in fixed notation without trailing zeros: 1.50 -> 1.5, 1E+2 -> 100."""
     text = format(value, "f")
     return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"
+
+
+def instant(seconds: int) -> str:
+    """Seconds since the Unix epoch as v2 writes them: RFC 3339 in UTC, with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")

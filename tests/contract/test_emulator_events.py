@@ -144,7 +144,9 @@ def test_accepted_is_not_counted(emulator: RunningEmulator) -> None:
     bench = Bench(emulator)
     bench.send("1", stripe_customer_id="cus_nobody")
     bench.client.v1.billing.meter_events.create({"event_name": "typo", "payload": {"value": "1"}})
-    emulator.fault({"do": {"kind": "drop_async"}}, {"do": {"kind": "async_reject", "code": "archived_meter"}})
+    emulator.fault(
+        {"do": {"kind": "drop_async"}}, {"do": {"kind": "accept_then_async_reject", "code": "archived_meter"}}
+    )
     bench.send("1")
     bench.send("1")
     told = [(event["state"], event["reason"]) for event in emulator.ledger()]

@@ -79,7 +79,7 @@ def test_a_refused_row_is_rejected(bench: StripeBench) -> None:
     assert reconcile_usage(bench.pool, bench.sink, now=NOW).unexplained == 1
 
 
-@pytest.mark.parametrize("kind", ["drop_async", "async_reject"])
+@pytest.mark.parametrize("kind", ["drop_async", "accept_then_async_reject"])
 def test_accepted_and_never_counted_is_found(bench: StripeBench, kind: str) -> None:
     """200, and the event is gone: at first it may be lag, after a quarter of an hour it is a rejection."""
     bench.count("5", YESTERDAY)
