@@ -40,7 +40,8 @@ where
             and e.stripe_event_name = l.stripe_event_name
             and e.stripe_customer_id = l.stripe_customer_id
             and (
-                e.state in ('planned', 'sending') or (e.state in ('rejected', 'quarantined') and e.released_at is null)
+                e.state in ('planned', 'sending')
+                or (e.state in ('rejected', 'rejected_async', 'quarantined') and e.released_at is null)
             )
     )
 union
@@ -93,7 +94,7 @@ where
             and e.stripe_customer_id = d.stripe_customer_id
             and (
                 e.state in ('planned', 'sending')
-                or (e.state in ('rejected', 'quarantined') and e.released_at is null)
+                or (e.state in ('rejected', 'rejected_async', 'quarantined') and e.released_at is null)
             )
     )
     and (
@@ -164,7 +165,7 @@ select exists(
         stripe_account_id = %(stripe_account_id)s
         and stripe_event_name = %(stripe_event_name)s
         and stripe_customer_id = %(stripe_customer_id)s
-        and state in ('rejected', 'quarantined')
+        and state in ('rejected', 'rejected_async', 'quarantined')
         and released_at is null
 );
 
@@ -281,7 +282,11 @@ where id = %(id)s and state = 'sending';
 -- The customer of a rejected row may go on: its delta is planned again as a new row.
 update push_entries
 set released_at = %(now)s
-where tenant_id = %(tenant_id)s and id = %(id)s and state = 'rejected' and released_at is null;
+where
+    tenant_id = %(tenant_id)s
+    and id = %(id)s
+    and state in ('rejected', 'rejected_async')
+    and released_at is null;
 
 -- name: count_held
 -- Days that Stripe no longer takes and that are not what was sent.
@@ -304,7 +309,7 @@ select
     segment_start, day, delta, state, http_status, error_code, error_message, settled_at
 from push_entries
 where
-    state in ('rejected', 'quarantined')
+    state in ('rejected', 'rejected_async', 'quarantined')
     and released_at is null
     and (%(stripe_account_id)s::text is null or stripe_account_id = %(stripe_account_id)s)
 order by settled_at desc, id
@@ -318,7 +323,10 @@ from (
         stripe_event_name,
         stripe_customer_id
     from push_entries
-    where state in ('rejected', 'quarantined') and released_at is null and stripe_account_id = %(stripe_account_id)s
+    where
+        state in ('rejected', 'rejected_async', 'quarantined')
+        and released_at is null
+        and stripe_account_id = %(stripe_account_id)s
 ) as waiting;
 
 -- name: count_states

@@ -23,7 +23,7 @@ select
             e.stripe_account_id = d.stripe_account_id
             and e.stripe_event_name = d.stripe_event_name
             and e.stripe_customer_id = d.stripe_customer_id
-            and e.state in ('rejected', 'quarantined')
+            and e.state in ('rejected', 'rejected_async', 'quarantined')
             and e.released_at is null
     ) as is_rejected
 from push_days as d

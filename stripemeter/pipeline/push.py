@@ -219,7 +219,7 @@ def _blocking_row(entry: BlockingEntry) -> PushRow:
         customer_ref=entry.customer_ref,
         day=entry.day.isoformat(),
         delta=entry.delta,
-        outcome="rejected" if entry.state == "rejected" else "quarantined",
+        outcome="quarantined" if entry.state == "quarantined" else "rejected",
         reason=entry.error_message or "",
     )
 
