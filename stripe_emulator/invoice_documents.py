@@ -106,7 +106,7 @@ def finalize_by_clock(call: Call, invoice_id: str) -> None:
 
 
 def finalize(call: Call, invoice: Json) -> Json:
-    """Read the usage again, fix the lines for good, pay when it is charged automatically or nothing is due.
+    """Read the usage again, fix the lines for good, pay when it is charged automatically and advances, or is nothing.
 
     Raises:
         StripeError: it is not a draft.
@@ -116,7 +116,8 @@ def finalize(call: Call, invoice: Json) -> Json:
     stored = lines_of(call, invoice["id"])
     lines = price_parts(call, invoice["customer"], invoice["id"], stored["parts"])
     final = _with_lines(invoice, lines)
-    is_paid = final["collection_method"] == "charge_automatically" or final["total"] == 0
+    is_charged = final["collection_method"] == "charge_automatically" and final["auto_advance"]
+    is_paid = is_charged or final["total"] == 0
     final |= {
         "automatically_finalizes_at": None,
         "attempted": is_paid,

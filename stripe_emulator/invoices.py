@@ -5,6 +5,8 @@ Belongs here: the `/v1/invoices` handlers. Does not: how they are made (`invoice
 
 from __future__ import annotations
 
+import operator
+
 from stripe_emulator import billing, events, knobs
 from stripe_emulator import invoice_documents as documents
 from stripe_emulator.calls import Call, check_implemented, merged_metadata, new_id, page
@@ -20,8 +22,8 @@ def retrieve(call: Call) -> Json:
 
 
 def list_all(call: Call) -> Json:
-    """`GET /v1/invoices`: newest first, by customer, subscription, status."""
-    check_implemented(call, _PAGED | {"customer", "status", "subscription"})
+    """`GET /v1/invoices`: newest first, by customer, subscription, status, instant of creation."""
+    check_implemented(call, _PAGED | {"created", "customer", "status", "subscription"})
     status, subscription = call.parameters.get("status"), call.parameters.get("subscription")
     stored = call.state.list_objects(call.account, documents.KIND, name=call.parameters.get("customer"))
     return page(
@@ -31,6 +33,7 @@ def list_all(call: Call) -> Json:
             for found in stored
             if status in (None, found.body["status"])
             and subscription in (None, found.body["parent"]["subscription_details"]["subscription"])
+            and _was_created(found.body, call.parameters.get("created"))
         ],
     )
 
@@ -78,9 +81,10 @@ def update(call: Call) -> Json:
 
 
 def finalize(call: Call) -> Json:
-    """`POST /v1/invoices/{invoice}/finalize`."""
-    check_implemented(call, set())
-    return documents.finalize(call, documents.find(call, call.object_id))
+    """`POST /v1/invoices/{invoice}/finalize`: `auto_advance` says whether it is collected from then on."""
+    check_implemented(call, {"auto_advance"})
+    invoice = documents.find(call, call.object_id)
+    return documents.finalize(call, {**invoice, "auto_advance": _advances(call, invoice)})
 
 
 def void(call: Call) -> Json:
@@ -99,3 +103,16 @@ def void(call: Call) -> Json:
     call.state.replace_object(call.account, documents.KIND, voided)
     events.tell(call, "invoice.voided", voided)
     return voided
+
+
+def _advances(call: Call, invoice: Json) -> bool:
+    return bool(call.parameters.get("auto_advance", invoice["auto_advance"]))
+
+
+def _was_created(invoice: Json, created: Json | int | None) -> bool:
+    if created is None:
+        return True
+    if isinstance(created, int):
+        return bool(invoice["created"] == created)
+    compared = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
+    return all(compared[name](invoice["created"], bound) for name, bound in created.items())

@@ -69,6 +69,43 @@ class StripePrice:
     stripe_meter_id: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceLine:
+    """A line of an invoice: a quantity at a price (a tier of it) over `[start, end)`; '' where Stripe names none."""
+
+    line_id: str
+    stripe_item_id: str
+    price_id: str
+    start: datetime
+    end: datetime
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invoice:
+    """An invoice with all its lines.
+
+    Args:
+        invoice_id: Stripe's.
+        stripe_customer_id: whose.
+        status: draft, open, paid, uncollectible or void.
+        created_at: when the draft was made.
+        is_advancing: whether Stripe finalizes and collects by itself.
+        finalizes_at: when Stripe will finalize it; None when it will not.
+        finalized_at: when it was; None while it is a draft.
+        lines: a draft's as they were known when it was made; usage is read again at its end.
+    """
+
+    invoice_id: str
+    stripe_customer_id: str
+    status: str
+    created_at: datetime
+    is_advancing: bool
+    finalizes_at: datetime | None
+    finalized_at: datetime | None
+    lines: tuple[InvoiceLine, ...]
+
+
 class BillingSink(Protocol):
     """A billing account that takes usage and tells what it holds. Safe to use from several threads.
 
@@ -119,3 +156,18 @@ class BillingSink(Protocol):
 
     def list_metered_items(self, *, stripe_meter_id: str, stripe_customer_id: str) -> list[str]:
         """A customer's subscription items that bill a meter's usage, canceled subscriptions left out."""
+
+    def list_draft_invoices(self) -> list[Invoice]:
+        """Every invoice that is not final yet."""
+
+    def list_invoices_since(self, created_from: datetime) -> list[Invoice]:
+        """Every invoice made at or after an instant, whatever became of it."""
+
+    def find_invoice(self, invoice_id: str) -> Invoice | None:
+        """The invoice with this id; None when there is none (any more)."""
+
+    def hold_invoice(self, invoice_id: str) -> None:
+        """Keep a draft from being finalized by itself; usage of its period still joins it."""
+
+    def finalize_invoice(self, invoice_id: str, *, idempotency_key: str) -> None:
+        """Fix a draft's lines for good and let it be collected; refused when it is no draft."""

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import stripe
 
 from stripemeter.billing.pace import Pace, PacedClient
-from stripemeter.billing.sink import Accepted, AlreadyAccepted, MeterEvent, Mode, StripeMeter, StripePrice
+from stripemeter.billing.sink import Accepted, AlreadyAccepted, Invoice, MeterEvent, Mode, StripeMeter, StripePrice
 from stripemeter.billing.stripe_errors import is_already_accepted, translated
+from stripemeter.billing.stripe_invoices import read_invoice
 from stripemeter.errors import InvariantBroken, StripeRejected
 from stripemeter.metering.days import day_bounds
 from stripemeter.metering.deltas import fixed_point
@@ -189,6 +190,42 @@ class StripeSink:
             ]
 
         return _call(search)
+
+    def list_draft_invoices(self) -> list[Invoice]:
+        """Every invoice that is not final yet."""
+        return self._list_invoices({"status": "draft", "limit": PAGE})
+
+    def list_invoices_since(self, created_from: datetime) -> list[Invoice]:
+        """Every invoice made at or after an instant, whatever became of it."""
+        return self._list_invoices({"created": {"gte": int(created_from.timestamp())}, "limit": PAGE})
+
+    def find_invoice(self, invoice_id: str) -> Invoice | None:
+        """The invoice with this id; None when there is none (any more)."""
+
+        def search() -> Invoice | None:
+            found = self._client.v1.invoices.retrieve(invoice_id)
+            return None if getattr(found, "deleted", False) else read_invoice(self._client, found)
+
+        return _find(search)
+
+    def hold_invoice(self, invoice_id: str) -> None:
+        """Keep a draft from being finalized by itself; usage of its period still joins it."""
+        _call(lambda: self._client.v1.invoices.update(invoice_id, {"auto_advance": False}))
+
+    def finalize_invoice(self, invoice_id: str, *, idempotency_key: str) -> None:
+        """Fix a draft's lines for good and let it be collected; refused when it is no draft."""
+        # A held invoice would stay uncollected after it is final, too.
+        _call(
+            lambda: self._client.v1.invoices.finalize_invoice(
+                invoice_id, {"auto_advance": True}, {"idempotency_key": idempotency_key}
+            )
+        )
+
+    def _list_invoices(self, parameters: Any) -> list[Invoice]:  # noqa: ANN401 - the SDK's own parameters
+        invoices = self._client.v1.invoices
+        return _call(
+            lambda: [read_invoice(self._client, found) for found in invoices.list(parameters).auto_paging_iter()]
+        )
 
     def _summaries(
         self, meter: str, customer: str, start: datetime, end: datetime, extra: Mapping[str, str]

@@ -185,6 +185,24 @@ def test_a_draft_can_be_held_finalized_and_voided(emulator: RunningEmulator) -> 
     assert shop.client.v1.invoices.void_invoice(draft.id).status == "void"
 
 
+@pytest.mark.parametrize(("parameters", "status"), [({}, "open"), ({"auto_advance": True}, "paid")])
+def test_a_held_draft_is_charged_only_when_it_advances_again(
+    emulator: RunningEmulator, parameters: Any, status: str
+) -> None:
+    """B1: finalizing alone leaves it uncollected; listing knows instants of creation."""
+    shop = Shop(emulator)
+    shop.subscribe(shop.price())
+    end = _at(2026, 2, 28, 10, 30)
+    emulator.control("POST", "/clock", {"freeze": end})
+    shop.use(1, end - 1)
+    draft = shop.invoices()[0]
+    assert draft.id is not None
+    shop.client.v1.invoices.update(draft.id, {"auto_advance": False})
+    assert shop.client.v1.invoices.finalize_invoice(draft.id, parameters).status == status
+    found = [len(shop.client.v1.invoices.list({"created": {"gte": bound}}).data) for bound in (end - 1, end, end + 1)]
+    assert found == [1, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("mode", "behavior", "knob", "amounts"),
     [
