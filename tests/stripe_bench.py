@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from stripemeter.billing import BillingSink, open_sink
 from stripemeter.metering.days import month_bounds
 from stripemeter.metering.segments import BEGINNING, parse_phase
-from stripemeter.pipeline.push_customer import RetryPolicy
+from stripemeter.pipeline.push_row import RetryPolicy
 from stripemeter.store.customers import CustomerPhase, replace_phases
 from stripemeter.store.mappings import CustomerBinding, PriceMapping, bind_customer, create_mapping
 from stripemeter.store.postgres import transaction

@@ -14,11 +14,14 @@ where %(tenants)s::text[] is null or tenant_id = any(%(tenants)s::text[])
 order by tenant_id, customer_ref, meter, starts_at;
 
 -- name: load_phases_of
--- Billing phases of one customer that a meter may follow: its own, and those of every meter.
-select meter, starts_at, cadence, cadence_count, anchor_at
-from billing_phases
-where tenant_id = %(tenant_id)s and customer_ref = %(customer_ref)s and meter in (%(meter)s, '')
-order by meter, starts_at;
+-- Billing phases that some (customer, meter) may follow: their own, and those of every meter. `place`: whose.
+select t.place, p.meter, p.starts_at, p.cadence, p.cadence_count, p.anchor_at
+from
+    unnest(%(tenant_ids)s::text[], %(customer_refs)s::text[], %(meters)s::text[])
+        with ordinality as t (tenant_id, customer_ref, meter, place)
+inner join billing_phases as p
+    on t.tenant_id = p.tenant_id and t.customer_ref = p.customer_ref and p.meter in (t.meter, '')
+order by t.place, p.meter, p.starts_at;
 
 -- name: find_alias
 -- The customer a reference is another name of; no row when it is none.

@@ -113,61 +113,90 @@ where
         )
     );
 
--- name: lock_target
--- One planner per (account, event name, customer) until the transaction ends.
-select pg_advisory_xact_lock(
-    2, hashtext(%(stripe_account_id)s || '/' || %(stripe_event_name)s || '/' || %(stripe_customer_id)s)
-);
+-- name: lock_targets
+-- One planner per (account, event name, customer) until the transaction ends; all in one order, so none deadlocks.
+select pg_advisory_xact_lock(2, k.hash)
+from (
+    select distinct hashtext(t.stripe_account_id || '/' || t.stripe_event_name || '/' || t.stripe_customer_id) as hash
+    from
+        unnest(%(stripe_account_ids)s::text[], %(stripe_event_names)s::text[], %(stripe_customer_ids)s::text[])
+            as t (stripe_account_id, stripe_event_name, stripe_customer_id)
+    order by hash
+) as k;
 
 -- name: load_lacking_days
--- Days of one target inside the window that are not what was sent, oldest first.
-select segment_start, day, counted, planned, entry_count
-from push_days
-where
-    tenant_id = %(tenant_id)s
-    and mapping_id = %(mapping_id)s
-    and customer_ref = %(customer_ref)s
-    and day >= %(first_day)s
-    and day <= %(today)s
-    and counted <> planned
-order by day, segment_start;
+-- Days of some targets inside the window that are not what was sent, oldest first. `place`: which target.
+select t.place, d.segment_start, d.day, d.counted, d.planned, d.entry_count
+from
+    unnest(%(tenant_ids)s::text[], %(mapping_ids)s::uuid[], %(customer_refs)s::text[])
+        with ordinality as t (tenant_id, mapping_id, customer_ref, place)
+cross join lateral (
+    select
+        segment_start,
+        day,
+        counted,
+        planned,
+        entry_count
+    from push_days
+    where
+        tenant_id = t.tenant_id
+        and mapping_id = t.mapping_id
+        and customer_ref = t.customer_ref
+        and day >= %(first_day)s
+        and day <= %(today)s
+        and counted <> planned
+) as d
+order by t.place, d.day, d.segment_start;
 
 -- name: load_used_minutes
--- Minutes of a day that some row of the target has.
-select stamped_at
-from push_entries
-where
-    stripe_account_id = %(stripe_account_id)s
-    and stripe_event_name = %(stripe_event_name)s
-    and stripe_customer_id = %(stripe_customer_id)s
-    and stamped_at >= %(start)s
-    and stamped_at < %(end)s;
+-- Minutes from `start` on that some row of the targets has. `place`: which target.
+select t.place, e.stamped_at
+from
+    unnest(
+        %(stripe_account_ids)s::text[],
+        %(stripe_event_names)s::text[],
+        %(stripe_customer_ids)s::text[],
+        %(starts)s::timestamptz[],
+        %(ends)s::timestamptz[]
+    )
+        with ordinality as t (stripe_account_id, stripe_event_name, stripe_customer_id, starts_at, ends_at, place)
+inner join push_entries as e
+    on
+        t.stripe_account_id = e.stripe_account_id
+        and t.stripe_event_name = e.stripe_event_name
+        and t.stripe_customer_id = e.stripe_customer_id
+        and e.stamped_at >= t.starts_at
+        and e.stamped_at < t.ends_at;
 
--- name: load_open_entry
--- The row of a target that is planned or being sent: at most one.
+-- name: load_open_entries
+-- The rows of some targets that are planned or being sent: at most one of each. `place`: which target.
 select
-    id, mapping_id, tenant_id, meter, customer_ref, stripe_account_id, stripe_event_name, stripe_customer_id,
-    segment_start, day, seq, delta, total_before, total_after, stamped_at, identifier, planned_at, state, attempt,
-    key_no, first_attempt_at, last_attempt_at, lease_until, next_attempt_at, probed_at, probed_quantity
-from push_entries
-where
-    stripe_account_id = %(stripe_account_id)s
-    and stripe_event_name = %(stripe_event_name)s
-    and stripe_customer_id = %(stripe_customer_id)s
-    and state in ('planned', 'sending');
+    t.place, e.id, e.mapping_id, e.tenant_id, e.meter, e.customer_ref, e.stripe_account_id, e.stripe_event_name,
+    e.stripe_customer_id, e.segment_start, e.day, e.seq, e.delta, e.total_before, e.total_after, e.stamped_at,
+    e.identifier, e.planned_at, e.state, e.attempt, e.key_no, e.first_attempt_at, e.last_attempt_at, e.lease_until,
+    e.next_attempt_at, e.probed_at, e.probed_quantity
+from
+    unnest(%(stripe_account_ids)s::text[], %(stripe_event_names)s::text[], %(stripe_customer_ids)s::text[])
+        with ordinality as t (stripe_account_id, stripe_event_name, stripe_customer_id, place)
+inner join push_entries as e
+    on
+        t.stripe_account_id = e.stripe_account_id
+        and t.stripe_event_name = e.stripe_event_name
+        and t.stripe_customer_id = e.stripe_customer_id
+where e.state in ('planned', 'sending');
 
--- name: is_blocked
--- Whether a refused or doubtful row of the target waits for an operator.
-select exists(
-    select 1
-    from push_entries
-    where
-        stripe_account_id = %(stripe_account_id)s
-        and stripe_event_name = %(stripe_event_name)s
-        and stripe_customer_id = %(stripe_customer_id)s
-        and state in ('rejected', 'rejected_async', 'quarantined')
-        and released_at is null
-);
+-- name: find_blocked
+-- Which of some targets wait for an operator, because of a refused or doubtful row. `place`: which target.
+select distinct t.place
+from
+    unnest(%(stripe_account_ids)s::text[], %(stripe_event_names)s::text[], %(stripe_customer_ids)s::text[])
+        with ordinality as t (stripe_account_id, stripe_event_name, stripe_customer_id, place)
+inner join push_entries as e
+    on
+        t.stripe_account_id = e.stripe_account_id
+        and t.stripe_event_name = e.stripe_event_name
+        and t.stripe_customer_id = e.stripe_customer_id
+where e.state in ('rejected', 'rejected_async', 'quarantined') and e.released_at is null;
 
 -- name: insert_planned
 -- A new row of the outbox, before anything is sent.
@@ -182,35 +211,59 @@ values (
 );
 
 -- name: claim
--- The row is ours to send until the lease ends; nothing when somebody else has it or it is settled.
-update push_entries
+-- The rows are ours to send until the lease ends; those that somebody else has or that are settled are left out.
+with due as (
+    select id
+    from push_entries
+    where
+        id = any(%(ids)s)
+        and state in ('planned', 'sending')
+        and coalesce(lease_until, '-infinity') <= %(now)s
+    order by id
+    for update skip locked
+)
+
+update push_entries as e
 set
     state = 'sending',
-    attempt = attempt + 1,
-    first_attempt_at = coalesce(first_attempt_at, %(now)s),
+    attempt = e.attempt + 1,
+    first_attempt_at = coalesce(e.first_attempt_at, %(now)s),
     last_attempt_at = %(now)s,
     lease_until = %(lease_until)s,
     next_attempt_at = null
-where
-    id = %(id)s
-    and state in ('planned', 'sending')
-    and coalesce(lease_until, '-infinity') <= %(now)s
-returning attempt, key_no;
+from due
+where e.id = due.id
+returning e.id, e.attempt, e.key_no;
 
 -- name: settle_accepted
--- Stripe has it. Also from rejected: of two attempts at once, the one that was acknowledged is right.
-update push_entries
+-- Stripe has them. Also from rejected: of two attempts at once, the one that was acknowledged is right.
+with answered as (
+    select
+        a.id,
+        a.is_already_accepted,
+        a.request_id
+    from
+        unnest(%(ids)s::uuid[], %(are_already_accepted)s::boolean[], %(request_ids)s::text[])
+            as a (id, is_already_accepted, request_id)
+    inner join push_entries as e on a.id = e.id
+    where e.state in ('sending', 'rejected')
+    order by a.id
+    for update of e
+)
+
+update push_entries as e
 set
     state = 'accepted',
-    is_already_accepted = %(is_already_accepted)s,
+    is_already_accepted = answered.is_already_accepted,
     settled_at = %(now)s,
     lease_until = null,
     next_attempt_at = null,
-    request_id = %(request_id)s,
+    request_id = answered.request_id,
     http_status = null,
     error_code = null,
     error_message = null
-where id = %(id)s and state in ('sending', 'rejected');
+from answered
+where e.id = answered.id;
 
 -- name: settle_rejected
 -- Stripe refused it: it is not there, and the customer waits for an operator.

@@ -1,7 +1,7 @@
 """Pace: how fast one account is asked.
 
 Belongs here: the token bucket that every request of a sink goes through, and its HTTP client. Does not: retries
-(`pipeline.push_customer`), the meaning of errors (`stripe_errors`).
+(`pipeline.push_row`), the meaning of errors (`stripe_errors`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Push: send Stripe what it lacks.
 
-Belongs here: who needs a push, working on several customers at once, the report. Does not: one customer's protocol
-(`pipeline.push_customer`), the outbox (`store.push_entries`), HTTP (`billing`).
+Belongs here: who needs a push, the report. Does not: the protocol of their rows
+(`pipeline.push_rows`), the outbox (`store.push_entries`), HTTP (`billing`).
 
 Two pushers at once are harmless: one row in flight per (Stripe meter, customer), leases on rows, and an identifier that
 Stripe refuses the second time. A failing customer stops nobody else; a failing Stripe stops the run.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -24,7 +23,8 @@ from stripemeter.errors import NotAllowed
 from stripemeter.metering.deltas import current_minute, first_open_day, whole_minutes
 from stripemeter.metering.segments import day_segment
 from stripemeter.pipeline.prove import load_conservation
-from stripemeter.pipeline.push_customer import DEFAULT_RETRIES, Outcome, Pushed, PushRun, RetryPolicy, push_customer
+from stripemeter.pipeline.push_row import DEFAULT_RETRIES, Outcome, Pushed, PushRun, RetryPolicy
+from stripemeter.pipeline.push_rows import push_targets
 from stripemeter.store import push_entries
 from stripemeter.store.customers import load_phases_of
 from stripemeter.store.mappings import list_mappings
@@ -114,8 +114,7 @@ def push_usage(
         return now + timedelta(microseconds=(time.monotonic_ns() - started) // 1000)
 
     run = PushRun(pool=pool, sink=sink, clock=current_time, retries=retries)
-    with ThreadPoolExecutor(max_workers=max_workers, thread_name_prefix="push") as workers:
-        pushed = [row for rows in workers.map(lambda target: push_customer(run, target), targets) for row in rows]
+    pushed = push_targets(run, targets, max_workers=max_workers)
     with transaction(pool) as tx:
         blocking = push_entries.list_blocking(tx, stripe_account_id=account, limit=MAX_ROWS)
         held, held_days = push_entries.load_held(

@@ -6,7 +6,7 @@ cutting digits (`metering.deltas`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -91,9 +91,7 @@ def plan_push(pool: ConnectionPool, sink: BillingSink, *, now: datetime) -> Push
         targets = push_entries.find_targets(
             tx, stripe_account_id=account, mode=sink.mode, first_day=first, today=today, now=now
         )
-        rows = [
-            row for target in targets if target.tenant_id not in broken for row in _plan_target(tx, target, now=now)
-        ]
+        rows = list(_plan_targets(tx, [target for target in targets if target.tenant_id not in broken], now=now))
         held, _ = push_entries.load_held(tx, stripe_account_id=account, mode=sink.mode, first_day=first, limit=1)
         blocked = push_entries.count_blocked(tx, stripe_account_id=account)
     going = [row for row in rows if row.action != "wait"]
@@ -109,20 +107,25 @@ def plan_push(pool: ConnectionPool, sink: BillingSink, *, now: datetime) -> Push
     )
 
 
-def _plan_target(tx: Tx, target: PushTarget, *, now: datetime) -> Iterator[PlannedRow]:
-    entry = push_entries.load_open_entry(tx, target)
-    if entry is not None:
-        yield _row(target, entry.segment_start, entry.day, "settle", 1, entry.delta)
-    if push_entries.is_blocked(tx, target):
-        return
+def _plan_targets(tx: Tx, targets: Sequence[PushTarget], *, now: datetime) -> Iterator[PlannedRow]:
+    in_flight = push_entries.load_open_entries(tx, targets)
+    blocked = push_entries.find_blocked(tx, targets)
+    first, today = first_open_day(now), now.astimezone(UTC).date()
+    lacking = push_entries.load_lacking_days(tx, targets, first_day=first, today=today)
+    for place, target in enumerate(targets):
+        if (entry := in_flight.get(place)) is not None:
+            yield _row(target, entry.segment_start, entry.day, "settle", 1, entry.delta)
+        if place not in blocked and place in lacking:
+            yield from _plan_target(tx, target, lacking[place], now=now)
+
+
+def _plan_target(tx: Tx, target: PushTarget, lacking: Sequence[LackingDay], *, now: datetime) -> Iterator[PlannedRow]:
     phases = load_phases_of(tx, target.tenant_id, target.customer_ref, target.meter)
-    days = push_entries.load_lacking_days(tx, target, first_day=first_open_day(now), today=now.astimezone(UTC).date())
-    used: dict[date, set[datetime]] = {}
-    for lacking in days:
-        if lacking.day not in used:
-            used[lacking.day] = push_entries.load_used_minutes(tx, target, lacking.day)
-        end = day_segment(phases, lacking.day, lacking.segment_start).end
-        yield from _plan_day(target, lacking, end, used[lacking.day], now=now)
+    days = sorted({day.day for day in lacking})
+    used = dict(zip(days, push_entries.load_used_minutes(tx, [(target, day) for day in days]), strict=True))
+    for day in lacking:
+        end = day_segment(phases, day.day, day.segment_start).end
+        yield from _plan_day(target, day, end, used[day.day], now=now)
 
 
 def _plan_day(

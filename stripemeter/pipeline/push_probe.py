@@ -19,7 +19,7 @@ from stripemeter.errors import OutcomeUnknown, StripeRejected, Unavailable
 from stripemeter.metering.deltas import MINUTE, STAMP_WINDOW, fixed_point
 from stripemeter.store import push_entries
 from stripemeter.store.postgres import transaction
-from stripemeter.store.push_entries import PushEntry, PushTarget
+from stripemeter.store.push_entries import Arrival, PushEntry, PushTarget
 
 SETTLE = timedelta(hours=1)
 AGAIN = timedelta(minutes=10)
@@ -67,7 +67,8 @@ def probe_entry(
 def _decide(pool: ConnectionPool, entry: PushEntry, quantity: Decimal, now: datetime) -> ProbeVerdict:
     with transaction(pool) as tx:
         if quantity == entry.delta:
-            push_entries.settle_accepted(tx, entry.id, now=now, is_already_accepted=True, request_id=None)
+            arrival = Arrival(entry_id=entry.id, is_already_accepted=True, request_id=None)
+            push_entries.settle_accepted(tx, [arrival], now=now)
         elif quantity == 0 and entry.stamped_at < now - STAMP_WINDOW:
             push_entries.settle_cancelled(tx, entry.id, now=now, error_message="absent, and now too old for Stripe")
         elif quantity == 0:

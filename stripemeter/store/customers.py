@@ -78,10 +78,18 @@ def load_phases(tx: Tx, tenants: Sequence[str] | None) -> dict[str, dict[tuple[s
 
 def load_phases_of(tx: Tx, tenant_id: str, customer_ref: str, meter: str) -> list[BillingPhase]:
     """The phases that cut a meter's time for a customer: its own, else those of every meter; none: the UTC month."""
-    parameters = {"tenant_id": tenant_id, "customer_ref": customer_ref, "meter": meter}
-    rows = tx.execute(_Q["load_phases_of"], parameters).fetchall()
-    own = [_phase(phase) for name, *phase in rows if name == meter]
-    return own or [_phase(phase) for _, *phase in rows]
+    return load_phases_of_each(tx, [(tenant_id, customer_ref, meter)])[0]
+
+
+def load_phases_of_each(tx: Tx, keys: Sequence[tuple[str, str, str]]) -> list[list[BillingPhase]]:
+    """As `load_phases_of`, for each (tenant, customer, meter)."""
+    tenants, customers, meters = (list(part) for part in zip(*keys, strict=True))
+    parameters = {"tenant_ids": tenants, "customer_refs": customers, "meters": meters}
+    own: list[list[BillingPhase]] = [[] for _ in keys]
+    common: list[list[BillingPhase]] = [[] for _ in keys]
+    for place, meter, *phase in tx.execute(_Q["load_phases_of"], parameters):
+        (common if meter == "" else own)[place - 1].append(_phase(phase))
+    return [mine or shared for mine, shared in zip(own, common, strict=True)]
 
 
 def resolve_customer(tx: Tx, tenant_id: str, ref: str) -> str:

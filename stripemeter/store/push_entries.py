@@ -1,24 +1,23 @@
 """The outbox of pushes: one row per delta, written before anything is sent.
 
 Belongs here: planning, claiming and settling rows, and finding who needs a push. Does not: deciding what an answer
-means (`pipeline.push_customer`), the rules of minutes and identifiers (`metering.deltas`).
+means (`pipeline.push_rows`), the rules of minutes and identifiers (`metering.deltas`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import psycopg
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
 from stripemeter.errors import Conflict
 from stripemeter.metering.days import day_bounds
-from stripemeter.metering.deltas import Delta
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
 
@@ -106,6 +105,15 @@ class PushEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A row Stripe acknowledged, now or (is_already_accepted) at an earlier attempt."""
+
+    entry_id: UUID
+    is_already_accepted: bool
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockingEntry:
     """A row that stops its customer until an operator acts."""
 
@@ -168,84 +176,79 @@ def scan_unpushed(
         yield from cursor.execute(_Q["scan_unpushed"], values)
 
 
-def lock_target(tx: Tx, target: PushTarget) -> None:
-    """Become the only planner of this target until the transaction ends."""
-    tx.execute(_Q["lock_target"], _key(target))
+def lock_targets(tx: Tx, targets: Sequence[PushTarget]) -> None:
+    """Become the only planner of these targets until the transaction ends."""
+    tx.execute(_Q["lock_targets"], _keys(targets))
 
 
-def load_open_entry(tx: Tx, target: PushTarget) -> PushEntry | None:
-    """The target's row in flight."""
-    with tx.cursor(row_factory=class_row(PushEntry)) as cursor:
-        return cursor.execute(_Q["load_open_entry"], _key(target)).fetchone()
+def load_open_entries(tx: Tx, targets: Sequence[PushTarget]) -> dict[int, PushEntry]:
+    """The row in flight of each target that has one, by the target's place in the list."""
+    with tx.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(_Q["load_open_entries"], _keys(targets)).fetchall()
+    return {row.pop("place") - 1: PushEntry(**row) for row in rows}
 
 
-def is_blocked(tx: Tx, target: PushTarget) -> bool:
-    """Whether a refused or doubtful row of the target waits for an operator."""
-    row = tx.execute(_Q["is_blocked"], _key(target)).fetchone()
-    return row is not None and bool(row[0])
+def find_blocked(tx: Tx, targets: Sequence[PushTarget]) -> set[int]:
+    """The places of the targets of which a refused or doubtful row waits for an operator."""
+    return {row[0] - 1 for row in tx.execute(_Q["find_blocked"], _keys(targets))}
 
 
-def load_lacking_days(tx: Tx, target: PushTarget, *, first_day: date, today: date) -> list[LackingDay]:
-    """The target's days that are not what was sent, oldest first."""
+def load_lacking_days(
+    tx: Tx, targets: Sequence[PushTarget], *, first_day: date, today: date
+) -> dict[int, list[LackingDay]]:
+    """The days of each target that are not what was sent, oldest first, by the target's place in the list."""
     values = {
-        "tenant_id": target.tenant_id,
-        "mapping_id": target.mapping_id,
-        "customer_ref": target.customer_ref,
+        "tenant_ids": [target.tenant_id for target in targets],
+        "mapping_ids": [target.mapping_id for target in targets],
+        "customer_refs": [target.customer_ref for target in targets],
         "first_day": first_day,
         "today": today,
     }
-    with tx.cursor(row_factory=class_row(LackingDay)) as cursor:
-        return cursor.execute(_Q["load_lacking_days"], values).fetchall()
+    found: dict[int, list[LackingDay]] = {}
+    with tx.cursor(row_factory=dict_row) as cursor:
+        for row in cursor.execute(_Q["load_lacking_days"], values):
+            found.setdefault(row.pop("place") - 1, []).append(LackingDay(**row))
+    return found
 
 
-def load_used_minutes(tx: Tx, target: PushTarget, day: date) -> set[datetime]:
-    """Minutes of a day that some row of the target has."""
-    start, end = day_bounds(day)
-    return {row[0] for row in tx.execute(_Q["load_used_minutes"], {**_key(target), "start": start, "end": end})}
+def load_used_minutes(tx: Tx, places: Sequence[tuple[PushTarget, date]]) -> list[set[datetime]]:
+    """Minutes of each day that some row of its target has."""
+    bounds = [day_bounds(day) for _, day in places]
+    values = {"starts": [start for start, _ in bounds], "ends": [end for _, end in bounds]}
+    used: list[set[datetime]] = [set() for _ in places]
+    for place, stamped_at in tx.execute(_Q["load_used_minutes"], _keys([target for target, _ in places]) | values):
+        used[place - 1].add(stamped_at)
+    return used
 
 
-def insert_planned(
-    tx: Tx, target: PushTarget, delta: Delta, *, entry_id: UUID, identifier: str, total_before: Decimal, now: datetime
-) -> None:
-    """Write a row before anything is sent.
+def insert_planned(tx: Tx, entries: Sequence[PushEntry]) -> None:
+    """Write new rows before anything is sent.
 
     Raises:
-        Conflict: the target has a row in flight or the minute is taken: somebody else planned.
+        Conflict: a target has a row in flight or the minute is taken: somebody else planned. Nothing was written.
     """
-    values = {
-        **_key(target),
-        "id": entry_id,
-        "mapping_id": target.mapping_id,
-        "tenant_id": target.tenant_id,
-        "meter": target.meter,
-        "customer_ref": target.customer_ref,
-        "segment_start": delta.segment_start,
-        "day": delta.day,
-        "seq": delta.seq,
-        "delta": delta.quantity,
-        "total_before": total_before,
-        "total_after": total_before + delta.quantity,
-        "stamped_at": delta.stamped_at,
-        "identifier": identifier,
-        "planned_at": now,
-    }
     try:
-        tx.execute(_Q["insert_planned"], values)
+        with tx.cursor() as cursor:
+            cursor.executemany(_Q["insert_planned"], [asdict(entry) for entry in entries])
     except psycopg.errors.UniqueViolation as error:
-        raise Conflict(f"somebody else pushes {target.customer_ref!r} on {target.stripe_event_name!r}") from error
+        raise Conflict("somebody else pushes the same customer on the same Stripe meter") from error
 
 
-def claim(tx: Tx, entry_id: UUID, *, now: datetime, lease_until: datetime) -> tuple[int, int] | None:
-    """Take a row for sending; `(attempt, key_no)`, or None when somebody else has it or it is settled."""
-    row = tx.execute(_Q["claim"], {"id": entry_id, "now": now, "lease_until": lease_until}).fetchone()
-    return None if row is None else (row[0], row[1])
+def claim(tx: Tx, entry_ids: Sequence[UUID], *, now: datetime, lease_until: datetime) -> dict[UUID, tuple[int, int]]:
+    """Take rows for sending: `(attempt, key_no)` of each; without those that somebody else has or that are settled."""
+    rows = tx.execute(_Q["claim"], {"ids": list(entry_ids), "now": now, "lease_until": lease_until})
+    return {row[0]: (row[1], row[2]) for row in rows}
 
 
-def settle_accepted(
-    tx: Tx, entry_id: UUID, *, now: datetime, is_already_accepted: bool, request_id: str | None
-) -> None:
-    """Stripe has it."""
-    _settle(tx, "settle_accepted", entry_id, now=now, is_already_accepted=is_already_accepted, request_id=request_id)
+def settle_accepted(tx: Tx, arrivals: Sequence[Arrival], *, now: datetime) -> None:
+    """Stripe has them."""
+    values = {
+        "ids": [arrival.entry_id for arrival in arrivals],
+        "are_already_accepted": [arrival.is_already_accepted for arrival in arrivals],
+        "request_ids": [arrival.request_id for arrival in arrivals],
+        "now": now,
+    }
+    tx.execute(_Q["settle_accepted"], values)
 
 
 def settle_rejected(
@@ -346,9 +349,9 @@ def _settle(tx: Tx, query: str, entry_id: UUID, **values: Any) -> None:  # noqa:
     tx.execute(_Q[query], {"id": entry_id, **values})
 
 
-def _key(target: PushTarget) -> dict[str, str]:
+def _keys(targets: Sequence[PushTarget]) -> dict[str, list[Any]]:
     return {
-        "stripe_account_id": target.stripe_account_id,
-        "stripe_event_name": target.stripe_event_name,
-        "stripe_customer_id": target.stripe_customer_id,
+        "stripe_account_ids": [target.stripe_account_id for target in targets],
+        "stripe_event_names": [target.stripe_event_name for target in targets],
+        "stripe_customer_ids": [target.stripe_customer_id for target in targets],
     }

@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool
 from stripemeter.billing.sink import BillingSink, MeterEvent
 from stripemeter.errors import StripeMeterError
 from stripemeter.metering.days import day_bounds
-from stripemeter.pipeline import push_customer
+from stripemeter.pipeline import push_rows
 from stripemeter.store.postgres import transaction
 
 Variant = Literal["product", "blind-resend", "identifier-from-total", "row-after-send"]
@@ -24,7 +24,7 @@ VARIANTS: tuple[Variant, ...] = ("product", "blind-resend", "identifier-from-tot
 
 def forget_to_read_back() -> None:
     """Make the product's push, in this process, send old rows blindly again."""
-    vars(push_customer)["RETRY_WINDOW"] = timedelta(days=10_000)
+    vars(push_rows)["RETRY_WINDOW"] = timedelta(days=10_000)
 
 
 def push_naively(pool: ConnectionPool, sink: BillingSink, *, now: datetime, is_name_of_total: bool) -> None:

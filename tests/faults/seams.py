@@ -28,7 +28,7 @@ SEAMS: dict[str, tuple[Any, str]] = {
     "note reading": (push_entries, "settle_probe"),
     "re-arm": (push_entries, "settle_rearmed"),
 }
-"""Every step of `pipeline.push_customer` and `pipeline.push_probe` that commits, sends, reads or waits.
+"""Every step of `pipeline.push_rows`, `push_row` and `push_probe` that commits, sends, reads or waits.
 
 `before` a seam of `push_entries` is inside its transaction with nothing written, and after the commit of the step
 before; `after` it is inside the transaction with everything written and nothing committed. `after` sending is with the

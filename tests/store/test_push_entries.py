@@ -14,11 +14,12 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import Conflict, InvalidInput, NotFound
 from stripemeter.metering.days import month_bounds
-from stripemeter.metering.deltas import Delta, push_identifier
+from stripemeter.metering.deltas import Delta
+from stripemeter.pipeline.push_plan import planned_entry
 from stripemeter.store import mappings, push_entries
 from stripemeter.store.mappings import CustomerBinding, PriceMapping
 from stripemeter.store.postgres import transaction
-from stripemeter.store.push_entries import PushTarget
+from stripemeter.store.push_entries import Arrival, PushTarget
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 SEGMENT = month_bounds(NOW.date())[0]
@@ -69,25 +70,18 @@ def plan(pool: ConnectionPool, quantity: str = "5", *, seq: int = 1, minute: int
         stamped_at=NOW - timedelta(minutes=minute),
         quantity=Decimal(quantity),
     )
-    entry_id = uuid.uuid4()
+    entry = planned_entry(TARGET, delta, total_before=Decimal(before), now=NOW)
     with transaction(pool) as tx:
-        push_entries.insert_planned(
-            tx,
-            TARGET,
-            delta,
-            entry_id=entry_id,
-            identifier=push_identifier(delta, entry_id=entry_id),
-            total_before=Decimal(before),
-            now=NOW,
-        )
-    return entry_id
+        push_entries.insert_planned(tx, [entry])
+    return entry.id
 
 
 def accept(pool: ConnectionPool, entry_id: UUID) -> None:
     """Claim and settle it."""
     with transaction(pool) as tx:
-        assert push_entries.claim(tx, entry_id, now=NOW, lease_until=NOW + timedelta(seconds=60)) is not None
-        push_entries.settle_accepted(tx, entry_id, now=NOW, is_already_accepted=False, request_id="req_1")
+        assert push_entries.claim(tx, [entry_id], now=NOW, lease_until=NOW + timedelta(seconds=60))
+        arrival = Arrival(entry_id=entry_id, is_already_accepted=False, request_id="req_1")
+        push_entries.settle_accepted(tx, [arrival], now=NOW)
 
 
 def totals(pool: ConnectionPool) -> tuple[Any, ...]:
@@ -112,7 +106,7 @@ def totals(pool: ConnectionPool) -> tuple[Any, ...]:
 def test_one_row_in_flight_per_customer_and_meter(outbox: ConnectionPool) -> None:
     """A second row cannot be planned while the first is open, whoever plans it."""
     first = plan(outbox)
-    with pytest.raises(Conflict, match="somebody else pushes 'ada'"):
+    with pytest.raises(Conflict, match="somebody else pushes the same customer"):
         plan(outbox, seq=2, minute=1, before="5")
     accept(outbox, first)
     plan(outbox, seq=2, minute=1, before="5")
@@ -179,9 +173,10 @@ def test_a_claimed_row_is_its_claimers_until_the_lease_ends(outbox: ConnectionPo
     entry = plan(outbox)
     with transaction(outbox) as tx:
         lease = NOW + timedelta(seconds=60)
-        assert push_entries.claim(tx, entry, now=NOW, lease_until=lease) == (1, 0)
-        assert push_entries.claim(tx, entry, now=NOW + timedelta(seconds=59), lease_until=lease) is None
-        assert push_entries.claim(tx, entry, now=lease, lease_until=lease + timedelta(seconds=60)) == (2, 0)
+        assert push_entries.claim(tx, [entry], now=NOW, lease_until=lease) == {entry: (1, 0)}
+        assert push_entries.claim(tx, [entry], now=NOW + timedelta(seconds=59), lease_until=lease) == {}
+        again = push_entries.claim(tx, [entry], now=lease, lease_until=lease + timedelta(seconds=60))
+        assert again == {entry: (2, 0)}
 
 
 def test_totals_are_the_sums_of_the_outbox(outbox: ConnectionPool) -> None:
@@ -192,7 +187,7 @@ def test_totals_are_the_sums_of_the_outbox(outbox: ConnectionPool) -> None:
     assert totals(outbox) == (5, 5, 1)
     second = plan(outbox, "3", seq=2, minute=1, before="5")
     with transaction(outbox) as tx:
-        push_entries.claim(tx, second, now=NOW, lease_until=NOW)
+        push_entries.claim(tx, [second], now=NOW, lease_until=NOW)
     assert totals(outbox) == (8, 5, 2)
     with transaction(outbox) as tx:
         push_entries.settle_rejected(
@@ -200,7 +195,8 @@ def test_totals_are_the_sums_of_the_outbox(outbox: ConnectionPool) -> None:
         )
     assert totals(outbox) == (5, 5, 2)
     with transaction(outbox) as tx:
-        push_entries.settle_accepted(tx, second, now=NOW, is_already_accepted=True, request_id=None)
+        arrival = Arrival(entry_id=second, is_already_accepted=True, request_id=None)
+        push_entries.settle_accepted(tx, [arrival], now=NOW)
     assert totals(outbox) == (8, 8, 2)
 
 
@@ -208,15 +204,15 @@ def test_a_rejected_row_waits_for_its_release(outbox: ConnectionPool) -> None:
     """The customer is blocked until an operator of the same tenant releases the row, once."""
     entry = plan(outbox)
     with transaction(outbox) as tx:
-        push_entries.claim(tx, entry, now=NOW, lease_until=NOW)
+        push_entries.claim(tx, [entry], now=NOW, lease_until=NOW)
         push_entries.settle_rejected(
             tx, entry, now=NOW, http_status=400, error_code=None, error_message="no", request_id=None
         )
-        assert push_entries.is_blocked(tx, TARGET)
+        assert push_entries.find_blocked(tx, [TARGET]) == {0}
         assert not push_entries.release(tx, tenant_id="other", entry_id=entry, now=NOW)
         assert push_entries.release(tx, tenant_id="t", entry_id=entry, now=NOW)
         assert not push_entries.release(tx, tenant_id="t", entry_id=entry, now=NOW)
-        assert not push_entries.is_blocked(tx, TARGET)
+        assert not push_entries.find_blocked(tx, [TARGET])
 
 
 def test_what_would_count_twice_cannot_be_mapped(outbox: ConnectionPool) -> None:
