@@ -207,6 +207,10 @@ class Context:
                     sql.Identifier(name), sql.Identifier(template), sql.Identifier(strategy)
                 )
             )
+        if template != "template0":
+            with psycopg.connect(self.server.database_url(name)) as connection:
+                # A copy of a database is fenced: nothing would be pushed from it.
+                connection.execute("update push_epochs set database_oid = (select database_oid from push_place)")
 
     def _drop(self, name: str) -> None:
         with self.admin() as connection:

@@ -458,6 +458,73 @@ comment on table customer_bindings is 'Which Stripe customer a customer is.';
 -- ── The push ────────────────────────────────────────────────────────────────────────────────────────────────────────
 -- The row is written before anything is sent, so a crash at any point leaves a question that can be asked, never a guess.
 
+create table push_epochs (
+    epoch integer primary key check (epoch > 0),
+    state text not null check (state in ('open', 'fenced')),
+    system_identifier bigint not null,
+    timeline bigint not null,
+    database_oid bigint not null,
+    table_oid bigint not null,
+    started_at timestamptz not null,
+    opened_at timestamptz,
+    reason text not null,
+    actor text not null,
+    constraint push_epochs_opened check ((state = 'open') = (opened_at is not null))
+);
+comment on table push_epochs is 'Which database the outbox was written in, since when; the highest epoch holds.';
+comment on column push_epochs.state is 'fenced: nothing is pushed until it is opened.';
+comment on column push_epochs.system_identifier is 'The PostgreSQL cluster it was started in.';
+comment on column push_epochs.timeline is 'Its timeline: a recovery from a backup and a promoted replica start a new one.';
+comment on column push_epochs.database_oid is 'The database: a copy of it has another.';
+comment on column push_epochs.table_oid is 'This table: restoring a dump makes another.';
+
+create view push_place as
+select
+    (pg_control_system()).system_identifier as system_identifier,
+    -- The first eight digits of a WAL file's name are its timeline; the control file has it only since a checkpoint.
+    ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint as timeline,
+    (
+        select oid::bigint
+        from pg_database
+        where datname = current_database()
+    ) as database_oid,
+    'push_epochs'::regclass::oid::bigint as table_oid;
+comment on view push_place is 'Where the outbox is now, as push_epochs writes it down.';
+
+create view push_fence as
+select
+    e.epoch,
+    e.state,
+    e.started_at,
+    e.reason,
+    case
+        when e.system_identifier <> p.system_identifier then 'another PostgreSQL cluster'
+        when e.timeline <> p.timeline then 'another timeline of it (a recovery from a backup, or a promoted replica)'
+        when e.database_oid <> p.database_oid then 'another database'
+        when e.table_oid <> p.table_oid then 'tables made anew (the restore of a dump)'
+    end as difference
+from push_epochs as e
+cross join push_place as p
+where e.epoch = (select max(l.epoch) from push_epochs as l);
+comment on view push_fence is 'The epoch that holds; difference: how the database is not the one it was started in, null when it is.';
+
+create table push_imports (
+    epoch integer not null references push_epochs (epoch),
+    stripe_account_id text not null,
+    stripe_event_name text not null,
+    stripe_customer_id text not null,
+    imported_at timestamptz not null,
+    entry_count integer not null check (entry_count >= 0),
+    primary key (epoch, stripe_account_id, stripe_event_name, stripe_customer_id)
+);
+comment on table push_imports is 'Of whom the outbox was brought to what Stripe held, after which restore.';
+comment on column push_imports.entry_count is 'How many minutes Stripe held that no row explained.';
+
+create function current_push_epoch() returns integer
+language sql stable
+as $$ select max(epoch) from push_epochs $$;
+comment on function current_push_epoch() is 'The epoch new rows of the outbox are of.';
+
 create table push_entries (
     id uuid primary key,
     mapping_id uuid not null references price_mappings (id),
@@ -496,6 +563,8 @@ create table push_entries (
     error_code text,
     error_message text,
     request_id text,
+    epoch integer not null default current_push_epoch(),
+    origin text not null default 'planned' check (origin in ('planned', 'imported')),
     constraint push_entries_add_up check (total_after = total_before + delta),
     constraint push_entries_whole_minute check (extract(epoch from stamped_at)::bigint % 60 = 0),
     constraint push_entries_minute_in_day

@@ -45,6 +45,7 @@ def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres.database_url("postgres"), autocommit=True) as connection:
         connection.execute(f"create database {name} template {TEMPLATE}")
+    own_push_epoch(postgres.database_url(name))
     yield postgres.database_url(name)
     with psycopg.connect(postgres.database_url("postgres"), autocommit=True) as connection:
         connection.execute(f"drop database {name} with (force)")
@@ -62,6 +63,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One whole stack for every test of the group `stack`: each leaves it healthy, whatever it did to it."""
     with running_stack(tmp_path_factory.mktemp("stack") / "home") as running:
         yield running
+
+
+def own_push_epoch(database_url: str) -> None:
+    """Let usage be pushed from a database that was made from the template: as a copy, it is fenced."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("update push_epochs set database_oid = (select database_oid from push_place)")
 
 
 def _configured_bin() -> Path | None:

@@ -31,6 +31,7 @@ from stripemeter.store.dagster_events import delete_superseded_reports
 from stripemeter.store.postgres import open_pool, transaction
 from stripemeter_assets.partitions import DAYS
 from tests.assets.running import report
+from tests.conftest import own_push_epoch
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
@@ -84,6 +85,7 @@ def stack(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
     with psycopg.connect(postgres.database_url("postgres"), autocommit=True) as connection:
         connection.execute(f"create database {name} template stripemeter_template")
     database_url = postgres.database_url(name)
+    own_push_epoch(database_url)
     create_schema(database_url)
     home = tmp_path_factory.mktemp("home")
     code, web = (ports.claim("127.0.0.1", 0, setting="none") for _ in range(2))
