@@ -582,6 +582,8 @@ comment on column push_entries.key_no is 'Part of the Idempotency-Key; grows aft
 comment on column push_entries.lease_until is 'Until when the pusher that claimed the row has it for itself.';
 comment on column push_entries.probed_quantity is 'What the row''s minute held when it was last read back.';
 comment on column push_entries.released_at is 'When an operator let the customer go on after a rejection.';
+comment on column push_entries.epoch is 'The push epoch it was written in.';
+comment on column push_entries.origin is 'imported: found at Stripe after a restore; nobody knows under which identifier it was sent.';
 create unique index push_entries_in_flight
 on push_entries (stripe_account_id, stripe_event_name, stripe_customer_id) where state in ('planned', 'sending');
 create index push_entries_blocking
@@ -638,6 +640,18 @@ $$;
 comment on function keep_push_entry() is 'What was sent stays as it was sent; states move one way.';
 create trigger push_entries_keep before update or delete on push_entries
 for each row execute function keep_push_entry();
+
+create function keep_push_entry_origin() returns trigger
+language plpgsql
+as $$
+begin
+    raise exception 'push entry %: its epoch and origin stay', old.id using errcode = 'restrict_violation';
+end;
+$$;
+comment on function keep_push_entry_origin() is 'In which epoch a row was written, and how, never changes.';
+create trigger push_entries_keep_origin before update on push_entries
+for each row when ((old.epoch, old.origin) is distinct from (new.epoch, new.origin))
+execute function keep_push_entry_origin();
 
 create function total_push_entry() returns trigger
 language plpgsql
