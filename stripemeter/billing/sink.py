@@ -106,6 +106,30 @@ class Invoice:
     lines: tuple[InvoiceLine, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorSample:
+    """One meter event that was accepted and is invalid. `request_key`: its identifier or its Idempotency-Key."""
+
+    code: str
+    message: str
+    request_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorReport:
+    """What was found wrong in a few seconds of accepted meter events. `samples` are some of `error_count` errors.
+
+    `stripe_meter_id`: the meter they are of; None when there is no such meter.
+    """
+
+    event_id: str
+    stripe_meter_id: str | None
+    error_count: int
+    samples: tuple[ErrorSample, ...]
+    validated_from: datetime
+    validated_until: datetime
+
+
 class BillingSink(Protocol):
     """A billing account that takes usage and tells what it holds. Safe to use from several threads.
 
@@ -171,3 +195,10 @@ class BillingSink(Protocol):
 
     def finalize_invoice(self, invoice_id: str, *, idempotency_key: str) -> None:
         """Fix a draft's lines for good and let it be collected; refused when it is no draft."""
+
+    def load_error_report(self, event_id: str) -> ErrorReport | None:
+        """What a thin event tells of invalid meter events; None when the account has no such event (any more).
+
+        Raises:
+            InvalidInput: the event is no error report.
+        """

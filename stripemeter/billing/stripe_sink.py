@@ -16,9 +16,19 @@ from typing import Any, TypeVar
 import stripe
 
 from stripemeter.billing.pace import Pace, PacedClient
-from stripemeter.billing.sink import Accepted, AlreadyAccepted, Invoice, MeterEvent, Mode, StripeMeter, StripePrice
+from stripemeter.billing.sink import (
+    Accepted,
+    AlreadyAccepted,
+    ErrorReport,
+    Invoice,
+    MeterEvent,
+    Mode,
+    StripeMeter,
+    StripePrice,
+)
 from stripemeter.billing.stripe_errors import is_already_accepted, translated
 from stripemeter.billing.stripe_invoices import read_invoice
+from stripemeter.billing.stripe_reports import parse_error_report
 from stripemeter.errors import InvariantBroken, StripeRejected
 from stripemeter.metering.days import day_bounds
 from stripemeter.metering.deltas import fixed_point
@@ -226,6 +236,15 @@ class StripeSink:
         return _call(
             lambda: [read_invoice(self._client, found) for found in invoices.list(parameters).auto_paging_iter()]
         )
+
+    def load_error_report(self, event_id: str) -> ErrorReport | None:
+        """What a thin event tells of invalid meter events; None when the account has no such event (any more)."""
+        event = _find(lambda: self._client.v2.core.events.retrieve(event_id))
+        if event is None:
+            return None
+        if event.last_response is None:
+            raise InvariantBroken("the Stripe SDK kept no response for an event")
+        return parse_error_report(json.loads(event.last_response.body))
 
     def _summaries(
         self, meter: str, customer: str, start: datetime, end: datetime, extra: Mapping[str, str]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -48,6 +49,7 @@ class Delta:
     quantity: Decimal
 
 
+_OURS = re.compile(r"(?P<identifier>um1_[a-z2-7]{48})(\.[0-9]+)?")
 _TRUNCATE = Context(prec=MAX_DIGITS, rounding=ROUND_DOWN)
 
 
@@ -129,6 +131,12 @@ def push_identifier(delta: Delta, *, entry_id: UUID) -> str:
 def idempotency_key(identifier: str, key_no: int) -> str:
     """The Idempotency-Key of an attempt, derivable from the row so that Stripe's error reports can be joined."""
     return f"{identifier}.{key_no}"
+
+
+def identifier_of(request_key: str) -> str | None:
+    """The identifier in what an error report calls a request by, identifier or Idempotency-Key; None: not ours."""
+    matched = _OURS.fullmatch(request_key)
+    return None if matched is None else matched["identifier"]
 
 
 def _ceil_minute(instant: datetime) -> datetime:
