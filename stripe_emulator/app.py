@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
 
-from stripe_emulator import TITLE, billing, destinations, error_reports
+from stripe_emulator import TITLE, alarms, destinations, error_reports
 from stripe_emulator.calls import Call, new_id
 from stripe_emulator.contract import (
     ContractViolation,
@@ -109,7 +109,7 @@ class Emulator:
     def catch_up(self, account: str) -> None:
         """What the clock has brought about by now; inside the caller's transaction."""
         now = self.state.now()
-        billing.catch_up(self.state, account, now)
+        alarms.catch_up(self.state, account, now)
         error_reports.catch_up(self.state, account, now)
 
     async def run_by_itself(self) -> None:

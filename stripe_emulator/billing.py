@@ -1,9 +1,8 @@
-"""Billing: what the clock does to subscriptions and to their draft invoices.
+"""Billing: what time does to subscriptions, and what their invoices are made of.
 
-Belongs here: the ends of periods, price segments, what an invoice is made of. Does not: routes, what an invoice
-looks like (`invoices`).
+Belongs here: the ends of periods, price segments, parts of invoices. Does not: routes, when a period ends (`alarms`),
+what an invoice looks like (`invoice_documents`).
 
-Nothing runs by itself: before each request, what should have happened by then happens, in order and at its instant.
 A part of an invoice is one item at one price over `[start, end)`; its usage is read when the invoice needs it.
 """
 
@@ -12,24 +11,11 @@ from __future__ import annotations
 from stripe_emulator import invoice_documents as invoices
 from stripe_emulator.calls import Call, missing, new_id
 from stripe_emulator.periods import period_around
-from stripe_emulator.state import State
 from stripe_emulator.wire import Json, StripeError, plain
 
 SUBSCRIPTION = "subscription"
 ITEM = "subscription_item"
 PENDING = "pending_invoice_item"
-
-
-def catch_up(state: State, account: str, now: int) -> None:
-    """Everything the clock has brought about by now; inside the caller's transaction."""
-    while (alarm := state.next_alarm(account, now)) is not None:
-        kind, object_id, at = alarm
-        call = Call(state=state, account=account, path="", path_parameters={}, parameters={}, now=at)
-        state.set_alarm(account, kind, object_id, None)
-        if kind == SUBSCRIPTION:
-            _end_period(call, subscription(call, object_id))
-        else:
-            invoices.finalize_by_clock(call, object_id)
 
 
 def subscription(call: Call, subscription_id: str) -> Json:
@@ -81,7 +67,7 @@ def restart_period(call: Call, found: Json) -> None:
 
 def end_subscription(call: Call, found: Json, *, is_invoiced: bool) -> None:
     """Canceled from now; usage so far is invoiced, or nobody ever bills it."""
-    call.state.set_alarm(call.account, SUBSCRIPTION, found["id"], None)
+    call.set_alarm(SUBSCRIPTION, found["id"], None)
     ended = {**found, "status": "canceled", "canceled_at": found["canceled_at"] or call.now, "ended_at": call.now}
     call.state.replace_object(call.account, SUBSCRIPTION, ended)
     if is_invoiced:
@@ -105,7 +91,8 @@ def preview_parts(call: Call, found: Json) -> list[Json]:
     return [*_pending(call, found), *_metered_parts(call, found, end)]
 
 
-def _end_period(call: Call, found: Json) -> None:
+def end_period(call: Call, found: Json) -> None:
+    """The period's usage is invoiced; the next one begins, or the subscription ends."""
     parts = _used(call, found, call.now)
     if found["cancel_at_period_end"]:
         end_subscription(call, found, is_invoiced=False)
@@ -125,7 +112,7 @@ def _open_period(call: Call, found: Json) -> None:
             start, end = call.now, anchor
         opened = {**item, "current_period_start": start, "current_period_end": end, "_billed_from": start}
         call.state.replace_object(call.account, ITEM, opened)
-        call.state.set_alarm(call.account, SUBSCRIPTION, found["id"], end)
+        call.set_alarm(SUBSCRIPTION, found["id"], end)
 
 
 def _used(call: Call, found: Json, end: int) -> list[Json]:

@@ -21,7 +21,11 @@ MAX_LIMIT = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request, authenticated and checked against the schema."""
+    """One request, authenticated and checked against the schema.
+
+    now: the time of the customer it is about, which may live on a test clock.
+    clock: that test clock; None: the emulator's own.
+    """
 
     state: State
     account: str
@@ -32,6 +36,16 @@ class Call:
     fault: Do | None = None
     request_id: str | None = None
     idempotency_key: str | None = None
+    clock: str | None = None
+
+    @property
+    def world_now(self) -> int:
+        """The emulator's time, also where `now` is a test clock's: what is received and sent happens in the world."""
+        return self.now if self.clock is None else self.state.now()
+
+    def set_alarm(self, kind: str, object_id: str, at: int | None) -> None:
+        """Have something happen to an object at an instant of the clock it lives on; None: nothing."""
+        self.state.set_alarm(self.account, kind, object_id, at, clock=self.clock or "")
 
     @property
     def object_id(self) -> str:

@@ -5,6 +5,7 @@ Belongs here: the `/v1/customers` and `/v1/account` handlers. Does not: cards, s
 
 from __future__ import annotations
 
+from stripe_emulator import clocks
 from stripe_emulator.calls import Call, find_or_404, missing, new_id, page
 from stripe_emulator.state import StoredObject
 from stripe_emulator.wire import Json, StripeError
@@ -14,7 +15,10 @@ _SETTABLE = {"address", "description", "email", "metadata", "name", "phone", "pr
 
 
 def create(call: Call) -> Json:
-    """`POST /v1/customers`."""
+    """`POST /v1/customers`: with `test_clock` in the time of that clock, for good."""
+    given = {name: value for name, value in call.parameters.items() if name != "test_clock"}
+    if "test_clock" in call.parameters:
+        call = clocks.attaching(call, call.parameters["test_clock"])
     customer: Json = {
         "id": new_id("cus"),
         "object": "customer",
@@ -41,9 +45,9 @@ def create(call: Call) -> Json:
         "preferred_locales": [],
         "shipping": None,
         "tax_exempt": "none",
-        "test_clock": None,
+        "test_clock": call.clock,
     }
-    customer = _with_changes(customer, call.parameters)
+    customer = _with_changes(customer, given)
     call.state.insert_object(call.account, KIND, customer)
     return customer
 
@@ -68,13 +72,8 @@ def delete(call: Call) -> Json:
 
 
 def list_all(call: Call) -> Json:
-    """`GET /v1/customers`: newest first, filtered by `email` and `created`.
-
-    Raises:
-        StripeError: a filter the emulator does not have.
-    """
-    if "test_clock" in call.parameters:
-        raise StripeError(400, "The emulator does not implement parameter: test_clock", param="test_clock")
+    """`GET /v1/customers`: newest first, by `email` and `created`; those of a test clock only when it is named."""
+    clock = call.parameters.get("test_clock")
     email, created = call.parameters.get("email"), call.parameters.get("created")
     customers = [stored.body for stored in call.state.list_objects(call.account, KIND)]
     return page(
@@ -83,6 +82,7 @@ def list_all(call: Call) -> Json:
             customer
             for customer in customers
             if not customer.get("deleted")
+            and customer["test_clock"] == clock
             and (email is None or customer["email"] == email)
             and _is_created_in(customer["created"], created)
         ],

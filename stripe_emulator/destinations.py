@@ -164,7 +164,7 @@ def enqueue(call: Call, receivers: list[Json], event_id: str, kind: str, payload
             url=receiver["_url"],
             secret=receiver["_secret"],
             payload=payload,
-            due_at=call.now,
+            due_at=call.world_now,
         )
 
 

@@ -22,7 +22,7 @@ def tell(call: Call, kind: str, subject: Json) -> None:
         "id": new_id("evt"),
         "object": "event",
         "api_version": document_version(),
-        "created": call.now,
+        "created": call.world_now,
         "data": {"object": subject},
         "livemode": False,
         "pending_webhooks": 0,
@@ -42,7 +42,7 @@ def tell_thin(call: Call, kind: str, told: Json, related: Json | None) -> Json:
         "object": THIN,
         "changes": None,
         "context": None,
-        "created": instant(call.now),
+        "created": instant(call.world_now),
         "livemode": False,
         "reason": None,
         "snapshot_event": None,
@@ -51,7 +51,7 @@ def tell_thin(call: Call, kind: str, told: Json, related: Json | None) -> Json:
     if related is not None:
         notification["related_object"] = related
     event = {**notification, "data": told}
-    call.state.insert_object(call.account, THIN, {**event, "_created": call.now}, name=kind)
+    call.state.insert_object(call.account, THIN, {**event, "_created": call.world_now}, name=kind)
     receivers = destinations.receivers_of(call, kind, is_thin=True)
     destinations.enqueue(call, receivers, event["id"], kind, encode_json(notification).decode())
     return event

@@ -32,7 +32,7 @@ def draft(call: Call, subscription: Json, parts: list[Json], *, reason: str) -> 
     invoice["automatically_finalizes_at"] = deadline
     call.state.insert_object(call.account, KIND, invoice, name=subscription["customer"])
     call.state.insert_object(call.account, LINES, {"id": invoice_id, "parts": parts, "lines": lines})
-    call.state.set_alarm(call.account, KIND, invoice_id, deadline)
+    call.set_alarm(KIND, invoice_id, deadline)
     call.state.replace_object(call.account, "subscription", {**subscription, "latest_invoice": invoice_id})
     events.tell(call, "invoice.created", invoice)
     return invoice
@@ -92,6 +92,7 @@ def compose(
         "starting_balance": 0,
         "status": "draft",
         "status_transitions": dict.fromkeys(("finalized_at", "marked_uncollectible_at", "paid_at", "voided_at")),
+        "test_clock": call.clock,
         "total_pretax_credit_amounts": [],
         "webhooks_delivered_at": None,
     }
@@ -133,7 +134,7 @@ def finalize(call: Call, invoice: Json) -> Json:
             "paid_at": call.now if is_paid else None,
         },
     }
-    call.state.set_alarm(call.account, KIND, invoice["id"], None)
+    call.set_alarm(KIND, invoice["id"], None)
     call.state.replace_object(call.account, KIND, final)
     call.state.replace_object(call.account, LINES, {**stored, "lines": lines})
     events.tell(call, "invoice.finalized", final)
@@ -180,7 +181,11 @@ def usage(call: Call, customer: str, part: Json) -> Decimal:
     meter = call.state.find_object(call.account, METER, part["price"]["recurring"]["meter"])
     if meter is None:
         raise missing("meter", part["price"]["recurring"]["meter"], "meter")
-    return summaries.usage(call, meter.body, customer, part["start"], part["end"])
+    # Stripe calls a period's ends inclusive: whose the shared second is, is a knob (rule P5).
+    owner = knobs.boundary_second(call.state)
+    start = part["start"] + (1 if owner == "ending_period" else 0)
+    end = part["end"] + (0 if owner == "beginning_period" else 1)
+    return summaries.usage(call, meter.body, customer, start, end)
 
 
 def _with_lines(invoice: Json, lines: list[Json]) -> Json:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 
-from stripe_emulator import billing, events, knobs
+from stripe_emulator import billing, clocks, events, knobs
 from stripe_emulator import invoice_documents as documents
 from stripe_emulator.calls import Call, check_implemented, merged_metadata, new_id, page
 from stripe_emulator.wire import Json, StripeError
@@ -53,6 +53,7 @@ def create_preview(call: Call) -> Json:
     if call.parameters.get("customer", subscription["customer"]) != subscription["customer"]:
         raise StripeError(400, "This subscription belongs to another customer.", param="customer")
     billing.check_alive(subscription)
+    call = clocks.in_time_of(call, subscription["customer"])
     parts = billing.preview_parts(call, subscription)
     invoice_id = new_id("upcoming_in")
     lines = documents.price_parts(call, subscription["customer"], invoice_id, parts)
@@ -65,13 +66,14 @@ def update(call: Call) -> Json:
     """`POST /v1/invoices/{invoice}`: `auto_advance` starts and stops the clock of a draft."""
     check_implemented(call, {"auto_advance", "description", "metadata"})
     invoice = dict(documents.find(call, call.object_id))
+    call = clocks.changing(call, invoice["customer"])
     if invoice["status"] != "draft" and "auto_advance" in call.parameters:
         raise StripeError(400, "Finalized invoices can't be updated in this way", param="auto_advance")
     if "auto_advance" in call.parameters:
         is_advancing = call.parameters["auto_advance"]
         deadline = max(call.now, invoice["created"] + knobs.grace_seconds(call.state)) if is_advancing else None
         invoice |= {"auto_advance": is_advancing, "automatically_finalizes_at": deadline}
-        call.state.set_alarm(call.account, documents.KIND, invoice["id"], deadline)
+        call.set_alarm(documents.KIND, invoice["id"], deadline)
     if "description" in call.parameters:
         invoice["description"] = call.parameters["description"] or None
     invoice["metadata"] = merged_metadata(invoice["metadata"], call.parameters.get("metadata"))
@@ -84,6 +86,7 @@ def finalize(call: Call) -> Json:
     """`POST /v1/invoices/{invoice}/finalize`: `auto_advance` says whether it is collected from then on."""
     check_implemented(call, {"auto_advance"})
     invoice = documents.find(call, call.object_id)
+    call = clocks.changing(call, invoice["customer"])
     return documents.finalize(call, {**invoice, "auto_advance": _advances(call, invoice)})
 
 
@@ -91,6 +94,7 @@ def void(call: Call) -> Json:
     """`POST /v1/invoices/{invoice}/void`: an open one."""
     check_implemented(call, set())
     invoice = documents.find(call, call.object_id)
+    call = clocks.changing(call, invoice["customer"])
     if invoice["status"] != "open":
         raise StripeError(400, f"You can only void open invoices. This invoice is {invoice['status']}.")
     voided = {

@@ -16,6 +16,7 @@ from stripe_emulator.state import State
 DEFAULT_GRACE_SECONDS = 3_600
 MAX_GRACE_SECONDS = 72 * 3_600
 LateUsage = Literal["lost", "counted"]
+BoundarySecond = Literal["beginning_period", "ending_period", "both"]
 
 
 class BillingKnobs(BaseModel):
@@ -25,6 +26,8 @@ class BillingKnobs(BaseModel):
     grace_seconds: from an invoice's creation to its finalization.
     usage_before_price_change: whether usage stamped before a price change and received after it is still billed at
         the old price (unknown).
+    boundary_second: to which period the second belongs in which one ends and the next begins (unknown).
+    advancing_seconds: how long a test clock is `advancing`, on the emulator's clock.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -32,6 +35,8 @@ class BillingKnobs(BaseModel):
     line_rounding: Rounding | None = None
     grace_seconds: int | None = Field(default=None, ge=0, le=MAX_GRACE_SECONDS)
     usage_before_price_change: LateUsage | None = None
+    boundary_second: BoundarySecond | None = None
+    advancing_seconds: int | None = Field(default=None, ge=0, le=86_400)
 
 
 def change_knobs(state: State, knobs: BillingKnobs) -> BillingKnobs:
@@ -42,6 +47,8 @@ def change_knobs(state: State, knobs: BillingKnobs) -> BillingKnobs:
         line_rounding=line_rounding(state),
         grace_seconds=grace_seconds(state),
         usage_before_price_change=usage_before_price_change(state),
+        boundary_second=boundary_second(state),
+        advancing_seconds=advancing_seconds(state),
     )
 
 
@@ -64,3 +71,13 @@ def grace_seconds(state: State) -> int:
 def usage_before_price_change(state: State) -> LateUsage:
     """What becomes of usage for the old price that arrives after the change."""
     return cast("LateUsage", state.setting("usage_before_price_change") or "lost")
+
+
+def boundary_second(state: State) -> BoundarySecond:
+    """Whose usage the second is in which two periods meet."""
+    return cast("BoundarySecond", state.setting("boundary_second") or "beginning_period")
+
+
+def advancing_seconds(state: State) -> int:
+    """How long a test clock takes to advance."""
+    return int(state.setting("advancing_seconds") or 0)

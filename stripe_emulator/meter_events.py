@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
+from stripe_emulator import clocks
 from stripe_emulator.calls import Call, missing
 from stripe_emulator.customers import is_known
 from stripe_emulator.metering_knobs import MeteringKnobs, metering_knobs
@@ -31,11 +32,12 @@ Source = Literal["v1", "v2", "stream", "foreign"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What an event says, in its meter's terms; None where it does not say it."""
+    """What an event says, in its meter's terms; None where it does not say it. `now` judges its timestamp."""
 
     event_name: str
     identifier: str
     ts: int
+    now: int
     meter: Json | None
     customer: str | None
     raw_value: str | None
@@ -59,10 +61,10 @@ def create(call: Call) -> Json:
         call,
         event_name=call.parameters["event_name"],
         identifier=call.parameters.get("identifier", str(uuid.uuid4())),
-        ts=call.parameters.get("timestamp", call.now),
+        ts=call.parameters.get("timestamp"),
         payload=call.parameters["payload"],
     )
-    if (late := timestamp_problem(reading.ts, call.now)) is not None:
+    if (late := timestamp_problem(reading)) is not None:
         raise StripeError(400, late.message, param="timestamp")
     if (odd := value_problem(reading)) is not None:
         raise StripeError(400, odd.message, param="payload")
@@ -83,24 +85,29 @@ def create(call: Call) -> Json:
     }
 
 
-def read(call: Call, *, event_name: str, identifier: str, ts: int, payload: dict[str, str]) -> Reading:
-    """An event in the terms of the meter of its name."""
+def read(call: Call, *, event_name: str, identifier: str, ts: int | None, payload: dict[str, str]) -> Reading:
+    """An event in the terms of the meter of its name; without a timestamp it happened now."""
     meter = find_named(call, event_name)
+    customer = payload.get(meter["customer_mapping"]["event_payload_key"]) if meter else None
+    now = call.now
+    if metering_knobs(call.state).event_window_clock == "frozen" and customer is not None:
+        now = clocks.in_time_of(call, customer).now
     return Reading(
         event_name=event_name,
         identifier=identifier,
-        ts=ts,
+        ts=now if ts is None else ts,
+        now=now,
         meter=meter,
-        customer=payload.get(meter["customer_mapping"]["event_payload_key"]) if meter else None,
+        customer=customer,
         raw_value=payload.get(meter["value_settings"]["event_payload_key"] if meter else "value"),
     )
 
 
-def timestamp_problem(ts: int, now: int) -> Problem | None:
+def timestamp_problem(reading: Reading) -> Problem | None:
     """Outside 35 days back and 5 minutes ahead."""
-    if ts < now - MAX_AGE_SECONDS:
+    if reading.ts < reading.now - MAX_AGE_SECONDS:
         return Problem(code="timestamp_too_far_in_past", message="Timestamp must be no more than 35 days in the past.")
-    if ts > now + MAX_AHEAD_SECONDS:
+    if reading.ts > reading.now + MAX_AHEAD_SECONDS:
         return Problem(code="timestamp_in_future", message="Timestamp must be no more than 5 minutes in the future.")
     return None
 
@@ -162,7 +169,7 @@ def receive_foreign(
         call,
         event_name=event_name,
         identifier=identifier or str(uuid.uuid4()),
-        ts=call.now if ts is None else ts,
+        ts=ts,
         payload=payload,
     )
     store(call, reading, value_problem(reading) or absence_problem(call, reading), source="foreign")

@@ -29,6 +29,8 @@ class MeteringKnobs(BaseModel):
     unknown_customer: whether a v1 event of an unknown customer is refused at once or reported afterwards (unknown).
     empty_windows: whether summaries by hour or day tell windows without events (unknown).
     summary_end: whether the second `end_time` of a summary belongs to it (the document says both).
+    event_window_clock: whether the window of timestamps of a customer on a test clock is the clock's (frozen) or the
+        world's (wall; unknown).
     sample_errors: how many errors of a kind an error report shows.
     sample_member: what an error report calls the idempotency key of a request (Stripe's pages show both).
     """
@@ -44,6 +46,7 @@ class MeteringKnobs(BaseModel):
     unknown_customer: Literal["reported", "refused"] = "reported"
     empty_windows: Literal["left_out", "zero"] = "left_out"
     summary_end: Literal["excluded", "included"] = "excluded"
+    event_window_clock: Literal["frozen", "wall"] = "frozen"
     sample_errors: int = Field(default=5, ge=1)
     sample_member: Literal["identifier", "idempotency_key"] = "identifier"
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from stripe_emulator import (
     adjustments,
+    clock_routes,
     customers,
     destinations,
     events,
@@ -68,6 +69,11 @@ HANDLERS: Mapping[str, Callable[[Call], Json]] = {
     "GET /v1/subscriptions/{subscription_exposed_id}": subscriptions.retrieve,
     "POST /v1/subscriptions/{subscription_exposed_id}": subscriptions.update,
     "DELETE /v1/subscriptions/{subscription_exposed_id}": subscriptions.cancel,
+    "GET /v1/test_helpers/test_clocks": clock_routes.list_all,
+    "POST /v1/test_helpers/test_clocks": clock_routes.create,
+    "GET /v1/test_helpers/test_clocks/{test_clock}": clock_routes.retrieve,
+    "DELETE /v1/test_helpers/test_clocks/{test_clock}": clock_routes.delete,
+    "POST /v1/test_helpers/test_clocks/{test_clock}/advance": clock_routes.advance,
     "GET /v1/webhook_endpoints": destinations.list_all,
     "POST /v1/webhook_endpoints": destinations.create,
     "GET /v1/webhook_endpoints/{webhook_endpoint}": destinations.retrieve,

@@ -46,6 +46,7 @@ create table if not exists alarms (
     kind text not null,
     id text not null,
     at integer not null,
+    clock text not null default '',
     primary key (account, kind, id)
 );
 create index if not exists alarms_by_time on alarms (account, at);
@@ -84,6 +85,10 @@ class State:
         self._db.execute("pragma journal_mode=wal")
         self._db.execute("pragma synchronous=full")
         self._db.executescript(_TABLES)
+        if "clock" not in {row[1] for row in self._db.execute("pragma table_info(alarms)")}:
+            self._db.execute(
+                "alter table alarms add column clock text not null default ''"
+            )  # an earlier version's file
         self.events = ReceivedEvents(self._db)
         self.deliveries = Outbox(self._db)
         self._snapshots: dict[str, sqlite3.Connection] = {}
@@ -164,17 +169,25 @@ class State:
             if value is not None:
                 self._db.execute("insert into settings values (?, ?)", (name, value))
 
-    def set_alarm(self, account: str, kind: str, object_id: str, at: int | None) -> None:
-        """Have something happen to an object at an instant; None: nothing will."""
+    def set_alarm(self, account: str, kind: str, object_id: str, at: int | None, *, clock: str = "") -> None:
+        """Have something happen to an object at an instant of the emulator's or of a test clock; None: nothing will."""
         self._db.execute("delete from alarms where account = ? and kind = ? and id = ?", (account, kind, object_id))
         if at is not None:
-            self._db.execute("insert into alarms values (?, ?, ?, ?)", (account, kind, object_id, at))
+            self._db.execute(
+                "insert into alarms (account, kind, id, at, clock) values (?, ?, ?, ?, ?)",
+                (account, kind, object_id, at, clock),
+            )
 
-    def next_alarm(self, account: str, now: int) -> tuple[str, str, int] | None:
-        """`(kind, id, at)` of the first alarm that has rung."""
+    def forget_alarms(self, account: str, clock: str) -> None:
+        """Nothing more happens by a test clock."""
+        self._db.execute("delete from alarms where account = ? and clock = ?", (account, clock))
+
+    def next_alarm(self, account: str, now: int, *, clock: str = "") -> tuple[str, str, int] | None:
+        """`(kind, id, at)` of the first alarm of the emulator's clock, or of a test clock, that has rung."""
         row: tuple[str, str, int] | None = self._db.execute(
-            "select kind, id, at from alarms where account = ? and at <= ? order by at, kind, rowid limit 1",
-            (account, now),
+            "select kind, id, at from alarms where account = ? and at <= ? and clock = ?"
+            " order by at, kind, rowid limit 1",
+            (account, now, clock),
         ).fetchone()
         return row
 

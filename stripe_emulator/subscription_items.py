@@ -7,7 +7,7 @@ Rules P7, P8, P10, P11 of `RULES.md`.
 
 from __future__ import annotations
 
-from stripe_emulator import billing, prices
+from stripe_emulator import billing, clocks, prices
 from stripe_emulator.calls import Call, check_implemented, merged_metadata, missing, new_id, page
 from stripe_emulator.wire import Json, StripeError
 
@@ -20,6 +20,7 @@ def create(call: Call) -> Json:
     check_implemented(call, _CHANGED | {"subscription"})
     subscription = billing.subscription(call, call.parameters["subscription"])
     billing.check_alive(subscription)
+    call = clocks.changing(call, subscription["customer"])
     return shown(_add(call, subscription, call.parameters, ""))
 
 
@@ -35,6 +36,7 @@ def update(call: Call) -> Json:
     item = _find(call, call.object_id)
     subscription = billing.subscription(call, item["subscription"])
     billing.check_alive(subscription)
+    call = clocks.changing(call, subscription["customer"])
     change(call, subscription, {**call.parameters, "id": item["id"]}, call.parameters)
     return shown(_find(call, call.object_id))
 
@@ -45,6 +47,7 @@ def delete(call: Call) -> Json:
     item = _find(call, call.object_id)
     subscription = billing.subscription(call, item["subscription"])
     billing.check_alive(subscription)
+    call = clocks.changing(call, subscription["customer"])
     change(call, subscription, {"id": item["id"], "deleted": True, **call.parameters}, call.parameters)
     return {"id": item["id"], "object": "subscription_item", "deleted": True}
 

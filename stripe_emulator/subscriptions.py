@@ -7,7 +7,7 @@ Rules P2, P7, P11, P13, P14 and B1-B3 of `RULES.md`.
 
 from __future__ import annotations
 
-from stripe_emulator import billing, subscription_items
+from stripe_emulator import billing, clocks, subscription_items
 from stripe_emulator.calls import Call, check_implemented, merged_metadata, missing, new_id, page
 from stripe_emulator.customers import is_known
 from stripe_emulator.periods import next_anchor, period_around
@@ -49,6 +49,8 @@ def create(call: Call) -> Json:
     given = call.parameters
     if not is_known(call, given.get("customer", "")):
         raise missing("customer", given.get("customer", ""), "customer")
+    call = clocks.changing(call, given["customer"])
+    clocks.check_subscriptions(call, given["customer"])
     if not given.get("items"):
         raise StripeError(400, "Missing required param: items.", code="parameter_missing", param="items")
     prices = [subscription_items.price_of(call, item, f"items[{at}]") for at, item in enumerate(given["items"])]
@@ -92,7 +94,7 @@ def create(call: Call) -> Json:
         "schedule": None,
         "start_date": call.now,
         "status": "active",
-        "test_clock": None,
+        "test_clock": call.clock,
         "trial_end": None,
         "trial_start": None,
     }
@@ -115,6 +117,7 @@ def update(call: Call) -> Json:
     given = call.parameters
     subscription = billing.subscription(call, call.object_id)
     billing.check_alive(subscription)
+    call = clocks.changing(call, subscription["customer"])
     for item in given.get("items", ()):
         subscription_items.change(call, subscription, item, given)
     anchor = given.get("billing_cycle_anchor", "unchanged")
@@ -139,17 +142,23 @@ def cancel(call: Call) -> Json:
     check_implemented(call, {"invoice_now", "prorate"})
     subscription = billing.subscription(call, call.object_id)
     billing.check_alive(subscription)
+    call = clocks.changing(call, subscription["customer"])
     billing.end_subscription(call, subscription, is_invoiced=call.parameters.get("invoice_now", False))
     return shown(call, call.object_id)
 
 
 def list_all(call: Call) -> Json:
-    """`GET /v1/subscriptions`: newest first; canceled ones only with `status` canceled or all."""
-    check_implemented(call, {"customer", "limit", "price", "starting_after", "ending_before", "status"})
+    """`GET /v1/subscriptions`: newest first; canceled ones only with `status` canceled or all.
+
+    Those on test clocks only when the clock or the customer is named.
+    """
+    check_implemented(call, {"customer", "limit", "price", "starting_after", "ending_before", "status", "test_clock"})
     status, price = call.parameters.get("status"), call.parameters.get("price")
+    customer, clock = call.parameters.get("customer"), call.parameters.get("test_clock")
     found = [
         shown(call, stored.body["id"])
-        for stored in call.state.list_objects(call.account, KIND, name=call.parameters.get("customer"))
+        for stored in call.state.list_objects(call.account, KIND, name=customer)
+        if (clock is None and customer is not None) or stored.body["test_clock"] == clock
     ]
     return page(
         call,

@@ -61,7 +61,7 @@ def usage(call: Call, meter: Json, customer: str, start: int, end: int) -> Decim
 
 
 def _samples(call: Call, meter: Json, customer: str, start: int, end: int) -> list[Sample]:
-    samples = call.state.events.counted(call.account, meter["id"], customer, start, end, call.now)
+    samples = call.state.events.counted(call.account, meter["id"], customer, start, end, call.world_now)
     window = meter["event_time_window"]
     return samples if window is None else _latest_per_window(samples, _WINDOWS[window])
 

@@ -73,14 +73,14 @@ def _read(call: Call, event: Json) -> Reading:
         call,
         event_name=event["event_name"],
         identifier=event.get("identifier", str(uuid.uuid4())),
-        ts=_seconds(event["timestamp"]) if "timestamp" in event else call.now,
+        ts=_seconds(event["timestamp"]) if "timestamp" in event else None,
         payload=event["payload"],
     )
 
 
 def _problem(call: Call, reading: Reading) -> Problem | None:
     return (
-        meter_events.timestamp_problem(reading.ts, call.now)
+        meter_events.timestamp_problem(reading)
         or meter_events.value_problem(reading)
         or meter_events.absence_problem(call, reading)
     )

@@ -21,6 +21,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"summary_end": "included"},
     {"concurrent_events": "refused"},
     {"taken_jitter_seconds": 7_200},
+    {"event_window_clock": "wall"},
 ]
 
 
