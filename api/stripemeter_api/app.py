@@ -39,6 +39,7 @@ from stripemeter_api import (
     openapi,
     reconciliation,
     replay,
+    stripe_webhooks,
     usage,
     usage_query,
     voids,
@@ -89,6 +90,8 @@ class Receiver:
             api.state.backfills = backfills.backfill_limits(self._settings)
             api.state.backfill_body_bytes = api.state.backfills.body_bytes
             api.state.reconciliation_body_bytes = self._settings.reconciliation_body_limit_bytes
+            api.state.webhook_body_bytes = self._settings.stripe_webhook_body_limit_bytes
+            api.state.webhook_secrets = self._settings.webhook_secrets
             api.state.max_adjustment_delta = self._settings.max_adjustment_delta
             api.state.open_account = _accounts(self._settings)
             api.state.probes = Probes(self._settings, pool)
@@ -152,6 +155,7 @@ def build_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         meters.router,
         reconciliation.router,
         replay.router,
+        stripe_webhooks.router,
         usage.router,
         usage_query.router,
         health.router,

@@ -24,6 +24,7 @@ from starlette.responses import Response
 
 from stripemeter.errors import StripeMeterError
 from stripemeter.metering.days import month_start
+from stripemeter.store import push_doubts, stripe_events
 from stripemeter.store.postgres import transaction
 from stripemeter.store.reconciliation_periods import drift_ratio, list_worst
 from stripemeter.store.reconciliation_runs import load_totals
@@ -42,6 +43,7 @@ def read_metrics(pool: Pool, probes: ProbesOfProcess) -> Response:
     fold = CollectorRegistry(auto_describe=False)
     fold.register(_FoldCollector(probes))
     fold.register(_ReconciliationCollector(pool))
+    fold.register(_InboxCollector(pool))
     text = generate_latest(_process_registry()) + generate_latest(fold)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
@@ -117,3 +119,34 @@ class _ReconciliationCollector(Collector):
                 ratio.add_metric(values, float(drift_ratio(one.drift, one.stripe)))
         yield drift
         yield ratio
+
+
+class _InboxCollector(Collector):
+    """What Stripe told and nobody has processed, and what it may not have counted; none without the database."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+
+    def collect(self) -> Iterable[Metric]:
+        """One gauge each."""
+        try:
+            with transaction(self._pool) as tx:
+                waiting = stripe_events.count_waiting(tx)
+                doubted = push_doubts.count_open(tx)
+        except StripeMeterError as error:
+            _log.warning("stripe_inbox_unknown", reason=str(error))
+            return
+        since = waiting.oldest_received_at
+        yield GaugeMetricFamily(
+            "stripemeter_stripe_events_waiting", "Events of Stripe's that nobody has processed.", waiting.count
+        )
+        yield GaugeMetricFamily(
+            "stripemeter_stripe_events_wait_seconds",
+            "How long the first of them has waited since its arrival.",
+            0 if since is None else (datetime.now(UTC) - since).total_seconds(),
+        )
+        yield GaugeMetricFamily(
+            "stripemeter_push_doubts_open",
+            "Deltas that Stripe acknowledged and may not have counted, still to be read back.",
+            doubted,
+        )

@@ -103,8 +103,8 @@ def repair_plan(cause: Cause | None) -> str:
             return "wait: a push is under way, or Stripe has not summed it up yet"
         case "rejected":
             return (
-                "remove what Stripe refuses, then `stripemeter stripe release ENTRY` and push; where it refused nothing, "
-                "`stripemeter stripe recheck` finds what it dropped"
+                "remove what Stripe refuses, then `stripemeter stripe release ENTRY` and push; "
+                "where it refused nothing, `stripemeter stripe recheck` finds what it dropped"
             )
         case "foreign_writer":
             return "approve the suggested negative correction, or stop the other writer"

@@ -61,6 +61,13 @@ class Settings(BaseSettings):
     stripe_calls_per_second: float | None = Field(
         default=None, gt=0, le=10_000, validation_alias=AliasChoices("STRIPEMETER_STRIPE_CALLS_PER_SECOND")
     )
+    stripe_webhook_secrets: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("STRIPEMETER_STRIPE_WEBHOOK_SECRETS", "STRIPE_WEBHOOK_SECRET"),
+    )
+    stripe_webhook_body_limit_bytes: int = Field(
+        default=1_048_576, ge=1024, validation_alias=AliasChoices("STRIPEMETER_STRIPE_WEBHOOK_BODY_LIMIT_BYTES")
+    )
     allow_live: bool = Field(default=False, validation_alias=AliasChoices("STRIPEMETER_ALLOW_LIVE"))
 
     max_ingest_batch: int = Field(default=1000, ge=1, le=10_000, validation_alias=AliasChoices("MAX_INGEST_BATCH"))
@@ -108,6 +115,12 @@ class Settings(BaseSettings):
         if named == [NO_SOURCES]:
             return ()
         return tuple(f"{part.rstrip('/')}/" for part in named) or ("s3://",)
+
+    @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """The signing secrets of Stripe's webhooks, separated by commas: two while one is being rotated."""
+        named = "" if self.stripe_webhook_secrets is None else self.stripe_webhook_secrets.get_secret_value()
+        return tuple(filter(None, (part.strip() for part in named.split(","))))
 
     @field_validator("backfill_sources")
     @classmethod
