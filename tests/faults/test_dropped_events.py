@@ -1,0 +1,379 @@
+"""C18 and C19: Stripe acknowledges a delta and does not count it, with a report or without a word.
+
+The emulator drops it, tells a real receiver by signed deliveries, and the row's minute decides: absent twice, its delta
+is sent once more under another name; present, nothing happens, whatever a report says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg_pool import ConnectionPool
+
+from stripemeter.errors import InvalidInput, OutcomeUnknown
+from stripemeter.metering.deltas import identifier_of
+from stripemeter.pipeline.error_reports import ReportsRead, has_waiting_report, read_reports
+from stripemeter.pipeline.push import PushReport, push_usage
+from stripemeter.pipeline.push_doubts import DoubtReport, has_due_doubt, recheck_day, settle_doubts
+from stripemeter.pipeline.reconcile import reconcile_usage
+from stripemeter.pipeline.stripe_setup import release_entry
+from stripemeter.store.postgres import transaction
+from stripemeter.store.push_doubts import DayRows
+from tests.emulator import RunningEmulator
+from tests.faults.webhook_worker import deliver, receiving_worker
+from tests.stripe_bench import NO_PAUSE, NOW, ONCE, TODAY, StripeBench, open_bench
+
+YESTERDAY = TODAY - timedelta(days=1)
+REPORTED = NOW + timedelta(seconds=20)
+FIRST = NOW + timedelta(minutes=61)
+SECOND = FIRST + timedelta(minutes=11)
+REJECT: dict[str, Any] = {"kind": "accept_then_async_reject"}
+DROP: dict[str, Any] = {"kind": "drop_async"}
+
+
+@pytest.fixture
+def bench(pool: ConnectionPool, emulator: RunningEmulator) -> StripeBench:
+    """`ada` has used 5 yesterday."""
+    opened = open_bench(pool, emulator)
+    opened.bind()
+    opened.count("5", YESTERDAY)
+    return opened
+
+
+@pytest.fixture
+def told(bench: StripeBench, database_url: str, tmp_path: Path) -> Iterator[StripeBench]:
+    """The same, and the emulator tells a receiver of ours."""
+    with receiving_worker(bench.emulator, database_url, tmp_path / "api.log"):
+        yield bench
+
+
+def push(bench: StripeBench, now: datetime, *, fault: dict[str, Any] | None = None, times: int = 1) -> PushReport:
+    """A push at `now`, whose meter events meet the fault."""
+    bench.emulator.freeze(now)
+    if fault is not None:
+        bench.emulator.fault({"match": {"path_re": "meter_events"}, "do": fault, "times": times})
+    report = push_usage(bench.pool, bench.sink, now=now, retries=NO_PAUSE)
+    bench.emulator.fault()
+    return report
+
+
+def read(bench: StripeBench, now: datetime) -> ReportsRead:
+    """What the reports that were delivered by `now` come to."""
+    assert deliver(bench.emulator, now)["failed"] == 0
+    return read_reports(bench.pool, bench.sink, now=now)
+
+
+def settle(bench: StripeBench, now: datetime) -> DoubtReport:
+    """Read back what is due at `now`."""
+    bench.emulator.freeze(now)
+    return settle_doubts(bench.pool, bench.sink, now=now)
+
+
+def release(bench: StripeBench, now: datetime) -> None:
+    """An operator lets every customer that waits go on."""
+    for entry in bench.entries():
+        if entry["state"] == "rejected_async" and entry["released_at"] is None:
+            release_entry(bench.pool, tenant_id=bench.tenant, entry_id=entry["id"], now=now)
+
+
+def inbox(bench: StripeBench) -> list[tuple[str, str | None]]:
+    """Type and outcome of every event kept."""
+    with transaction(bench.pool) as tx:
+        return tx.execute("select type, outcome from stripe_events order by created_at, id").fetchall()
+
+
+def counted(bench: StripeBench) -> list[str]:
+    """Identifiers of the events the emulator counts."""
+    return sorted(event["identifier"] for event in bench.emulator.ledger() if event["state"] == "visible")
+
+
+def test_c18_a_reported_row_is_sent_once_more(told: StripeBench) -> None:
+    """C18: reported, proven absent, blocked until released, then a new row: Stripe holds what we counted, once."""
+    assert push(told, NOW, fault=REJECT).accepted == 1
+    assert told.at_stripe(YESTERDAY) == 0
+    found = read(told, REPORTED)
+    assert (found.reports, found.named, found.foreign, found.doubted, found.waiting) == (1, 1, 0, 1, ())
+    assert inbox(told) == [("v1.billing.meter.error_report_triggered", "done")]
+    # A report is no proof, and a summary that lags would be none either.
+    assert settle(told, NOW + timedelta(minutes=59)).rows == ()
+    assert [row.outcome for row in settle(told, FIRST).rows] == ["again"]
+    assert settle(told, FIRST + timedelta(minutes=9)).rows == ()
+    assert told.states() == ["accepted"]
+    assert settle(told, SECOND).absent == 1
+    assert told.states() == ["rejected_async"]
+    (dropped,) = told.entries()
+    assert "meter_event_customer_not_found" in dropped["error_message"]
+
+    waiting = push(told, SECOND + timedelta(minutes=1))
+    assert (waiting.blocked, waiting.accepted, len(told.entries())) == (1, 0, 1)
+    assert waiting.rows[0].outcome == "rejected"
+    release(told, SECOND + timedelta(minutes=2))
+    assert push(told, SECOND + timedelta(minutes=3)).accepted == 1
+    assert told.states() == ["rejected_async", "accepted"]
+    first, second = told.entries()
+    assert (first["identifier"] != second["identifier"], first["stamped_at"] != second["stamped_at"]) == (True, True)
+    assert second["delta"] == 5
+    assert told.at_stripe(YESTERDAY) == 5
+    assert counted(told) == [second["identifier"]]
+    assert push(told, SECOND + timedelta(hours=1)).customers == 0
+    report = reconcile_usage(told.pool, told.sink, now=SECOND + timedelta(hours=1))
+    assert (report.ok, report.confirmed, report.drift) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("order", ["created", "reversed", "shuffled"])
+def test_c18_deliveries_again_and_in_any_order(told: StripeBench, order: str) -> None:
+    """C18: two reports, each delivered three times in a row in any order, and once more later: one new row each."""
+    told.bind("bob")
+    push(told, NOW, fault=REJECT)
+    told.count("7", YESTERDAY, "bob")
+    push(told, NOW + timedelta(minutes=1), fault=REJECT)
+    told.emulator.control("POST", "/deliveries", {"copies": 3, "order": order})
+    found = read(told, NOW + timedelta(minutes=2))
+    assert (found.reports, found.named) == (2, 2)
+    again = read(told, NOW + timedelta(minutes=3))
+    assert (again.reports, has_waiting_report(told.pool)) == (0, False)
+    for now in (FIRST + timedelta(minutes=1), SECOND + timedelta(minutes=1)):
+        settle(told, now)
+    assert told.states() == ["rejected_async"] * 2
+    release(told, SECOND + timedelta(minutes=2))
+    push(told, SECOND + timedelta(minutes=3))
+    assert (told.at_stripe(YESTERDAY), told.at_stripe(YESTERDAY, "bob")) == (5, 7)
+    assert len(counted(told)) == 2
+
+
+def test_c18_a_report_about_a_row_that_counts_changes_nothing(told: StripeBench) -> None:
+    """C18: the sample may be of a duplicate: a row that its minute holds stays accepted, and nothing is sent again."""
+    push(told, NOW)
+    (entry,) = told.entries()
+    told.emulator.client().v1.billing.meter_events.create(
+        {"event_name": "calls", "payload": {"stripe_customer_id": "cus_nobody", "value": "1"}},
+        {"idempotency_key": f"{entry['identifier']}.7"},
+    )
+    assert read(told, REPORTED).named == 1
+    assert settle(told, FIRST).present == 1
+    assert told.states() == ["accepted"]
+    assert push(told, SECOND).customers == 0
+    assert told.at_stripe(YESTERDAY) == 5
+
+
+def test_c18_a_row_that_shows_up_between_two_readings_counts(bench: StripeBench) -> None:
+    """C18 and C19: absent at the first reading, there at the second: it was only late."""
+    bench.emulator.control("POST", "/ingest_lag", {"seconds": 65 * 60})
+    push(bench, NOW)
+    recheck(bench, DayRows(tenant_id=bench.tenant, day=YESTERDAY))
+    assert [row.outcome for row in settle(bench, FIRST).rows] == ["again"]
+    assert settle(bench, SECOND).present == 1
+    assert bench.states() == ["accepted"]
+
+
+def test_c18_what_else_the_customer_was_sent_is_read_back(told: StripeBench) -> None:
+    """C18: reports are samples: the customer's other accepted rows are doubted too; those that count stay."""
+    push(told, NOW, fault=DROP)
+    told.count("6", YESTERDAY)
+    push(told, NOW + timedelta(minutes=1))
+    told.count("8", YESTERDAY)
+    push(told, NOW + timedelta(minutes=2), fault=REJECT)
+    found = read(told, NOW + timedelta(minutes=3))
+    assert (found.named, found.doubted) == (1, 3)
+    for now in (FIRST + timedelta(minutes=3), SECOND + timedelta(minutes=3)):
+        settle(told, now)
+    assert told.states() == ["rejected_async", "accepted", "rejected_async"]
+    release(told, SECOND + timedelta(minutes=4))
+    push(told, SECOND + timedelta(minutes=5))
+    assert told.at_stripe(YESTERDAY) == 8
+    assert told.entries()[-1]["delta"] == 7
+
+
+def test_c18_rows_that_a_report_counts_and_does_not_name(told: StripeBench) -> None:
+    """C18: four errors and one sample: every row of the meter sent shortly before is read back, one by one."""
+    told.emulator.control("POST", "/metering", {"sample_errors": 1})
+    for number in range(4):
+        told.bind(f"c{number}")
+        told.count("3", YESTERDAY, f"c{number}")
+    assert push(told, NOW, fault=REJECT, times=4).accepted == 5
+    found = read(told, REPORTED)
+    assert (found.named, found.doubted) == (1, 5)
+    settle(told, FIRST)
+    assert settle(told, SECOND).absent == 4
+    assert sorted(told.states()) == ["accepted"] + ["rejected_async"] * 4
+    release(told, SECOND)
+    push(told, SECOND + timedelta(minutes=1))
+    assert told.at_stripe(YESTERDAY) == 5
+    assert [told.at_stripe(YESTERDAY, f"c{number}") for number in range(4)] == [Decimal(3)] * 4
+
+
+def test_c18_a_reported_row_whose_answer_was_lost(told: StripeBench) -> None:
+    """C18 and C5: sent again it is acknowledged, and still it does not count: its customer is gone."""
+    (customer,) = {row[0] for row in _bindings(told)}
+    told.emulator.client().v1.customers.delete(customer)
+    told.emulator.fault({"match": {"path_re": "meter_events"}, "do": {"kind": "commit_then_reset"}})
+    push_usage(told.pool, told.sink, now=NOW, retries=ONCE)
+    assert told.states() == ["sending"]
+    assert read(told, REPORTED).doubted == 1
+    assert push(told, NOW + timedelta(minutes=2)).accepted == 1
+    assert len(told.emulator.ledger()) == 1
+    assert settle(told, NOW + timedelta(minutes=61)).rows == ()
+    settle(told, FIRST + timedelta(minutes=2))
+    assert settle(told, SECOND + timedelta(minutes=2)).absent == 1
+    assert told.states() == ["rejected_async"]
+
+
+def test_c18_samples_of_another_program_are_left_alone(told: StripeBench) -> None:
+    """C18: an event of no row of ours casts doubt on nothing."""
+    push(told, NOW)
+    told.emulator.client().v1.billing.meter_events.create(
+        {"event_name": "calls", "payload": {"stripe_customer_id": "cus_nobody", "value": "1"}},
+        {"idempotency_key": "somebody-else"},
+    )
+    found = read(told, REPORTED)
+    assert (found.reports, found.named, found.foreign, found.doubted) == (1, 0, 1, 0)
+    assert not has_due_doubt(told.pool, now=SECOND)
+
+
+def test_c18_stripe_does_not_answer_while_a_report_is_read(told: StripeBench) -> None:
+    """C18: the report waits, with the reason, and is read the next time."""
+    push(told, NOW, fault=REJECT)
+    deliver(told.emulator, REPORTED)
+    told.emulator.fault({"match": {"path_re": "core/events"}, "do": {"kind": "status", "status": 500}})
+    assert len(read_reports(told.pool, told.sink, now=REPORTED).waiting) == 1
+    assert has_waiting_report(told.pool)
+    assert read_reports(told.pool, told.sink, now=REPORTED).named == 1
+
+
+def test_c18_dead_between_reading_and_writing_down(told: StripeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C18: the process ends inside the transaction that would mark the report or the row: it is all done again."""
+    from stripemeter.store import push_doubts, stripe_events
+
+    def die(*_: object, **__: object) -> None:
+        raise OutcomeUnknown("the process ended here")
+
+    push(told, NOW, fault=REJECT)
+    deliver(told.emulator, REPORTED)
+    with monkeypatch.context() as patched:
+        patched.setattr(stripe_events, "mark_processed", die)
+        with pytest.raises(OutcomeUnknown):
+            read_reports(told.pool, told.sink, now=REPORTED)
+    assert (_doubts(told), has_waiting_report(told.pool)) == ([], True)
+    read_reports(told.pool, told.sink, now=REPORTED)
+    settle(told, FIRST)
+    with monkeypatch.context() as patched:
+        patched.setattr(push_doubts, "settle", die)
+        with pytest.raises(OutcomeUnknown):
+            settle(told, SECOND)
+    assert told.states() == ["accepted"]
+    assert settle(told, SECOND).absent == 1
+    assert settle(told, SECOND + timedelta(hours=1)).rows == ()
+    assert told.states() == ["rejected_async"]
+
+
+def test_c19_a_silent_drop_is_found_and_sent_once_more(bench: StripeBench) -> None:
+    """C19: nobody says anything; the day is short, an operator has its rows read back, the absent one is sent again."""
+    push(bench, NOW)
+    bench.count("9", YESTERDAY)
+    push(bench, NOW + timedelta(minutes=1), fault=DROP)
+    bench.emulator.freeze(NOW + timedelta(minutes=30))
+    (row,) = reconcile_usage(bench.pool, bench.sink, now=NOW + timedelta(minutes=30)).rows
+    assert (row.cause, row.local, row.stripe) == ("rejected", 9, 5)
+    assert "stripemeter stripe recheck" in row.plan
+    assert push(bench, NOW + timedelta(minutes=31)).customers == 0
+
+    rows = DayRows(tenant_id=bench.tenant, day=YESTERDAY)
+    assert recheck(bench, rows) == 2
+    assert recheck(bench, rows) == 0
+    first = settle(bench, FIRST + timedelta(minutes=1))
+    assert sorted(row.outcome for row in first.rows) == ["again", "present"]
+    assert settle(bench, SECOND + timedelta(minutes=1)).absent == 1
+    assert bench.states() == ["accepted", "rejected_async"]
+    assert "seen short on the dashboard" in bench.entries()[1]["error_message"]
+    # The operator has spoken: nobody needs to release it.
+    report = push(bench, SECOND + timedelta(minutes=2))
+    assert (report.accepted, report.blocked) == (1, 0)
+    assert bench.at_stripe(YESTERDAY) == 9
+    assert [entry["delta"] for entry in bench.entries()] == [Decimal(5), Decimal(4), Decimal(4)]
+    assert reconcile_usage(bench.pool, bench.sink, now=SECOND + timedelta(hours=1)).ok == 1
+
+
+def test_c19_only_the_chosen_rows_are_doubted(bench: StripeBench) -> None:
+    """C19: another day, customer, meter or tenant stays out of it, and so does what was confirmed."""
+    bench.bind("bob")
+    bench.count("1", YESTERDAY, "bob")
+    bench.count("1", YESTERDAY - timedelta(days=1))
+    push(bench, NOW)
+    for rows, expected in (
+        (DayRows(tenant_id="other", day=YESTERDAY), 0),
+        (DayRows(tenant_id=bench.tenant, day=TODAY), 0),
+        (DayRows(tenant_id=bench.tenant, day=YESTERDAY, meter="other"), 0),
+        (DayRows(tenant_id=bench.tenant, day=YESTERDAY, customer_ref="bob"), 1),
+        (DayRows(tenant_id=bench.tenant, day=YESTERDAY), 1),
+    ):
+        assert recheck(bench, rows) == expected
+    bench.emulator.freeze(NOW + timedelta(hours=1))
+    reconcile_usage(bench.pool, bench.sink, now=NOW + timedelta(hours=1))
+    assert bench.states() == ["confirmed"] * 3
+    assert recheck(bench, DayRows(tenant_id=bench.tenant, day=YESTERDAY - timedelta(days=1))) == 0
+    report = settle(bench, FIRST)
+    assert (report.rows, report.waiting) == ((), 0)
+
+
+def test_c19_needs_a_reason(bench: StripeBench) -> None:
+    """C19: sending usage again is on record with who let it and why."""
+    for reason in ("", " ", "x" * 501):
+        with pytest.raises(InvalidInput, match="reason"):
+            recheck_day(
+                bench.pool,
+                bench.sink,
+                DayRows(tenant_id=bench.tenant, day=YESTERDAY),
+                actor="ops",
+                reason=reason,
+                now=NOW,
+            )
+
+
+def test_c19_a_minute_that_holds_something_else_is_left_alone(bench: StripeBench) -> None:
+    """C19: neither our delta nor nothing: sending it again would count something twice."""
+    push(bench, NOW, fault=DROP)
+    (entry,) = bench.entries()
+    (customer,) = {row[0] for row in _bindings(bench)}
+    bench.emulator.control(
+        "POST",
+        "/foreign_event",
+        {
+            "account": bench.sink.account_id(),
+            "event_name": "calls",
+            "payload": {"stripe_customer_id": customer, "value": "2"},
+            "timestamp": int(entry["stamped_at"].timestamp()),
+        },
+    )
+    recheck(bench, DayRows(tenant_id=bench.tenant, day=YESTERDAY))
+    settle(bench, FIRST)
+    assert settle(bench, SECOND).otherwise == 1
+    assert bench.states() == ["accepted"]
+    assert push(bench, SECOND).customers == 0
+
+
+def test_a_report_names_a_request_by_identifier_or_key() -> None:
+    """Both names that Stripe's pages show lead to the row; a stranger's leads nowhere."""
+    ours = "um1_" + "a2" * 24
+    assert identifier_of(ours) == identifier_of(f"{ours}.12") == ours
+    for stranger in ("", "um1_short", f"{ours}.", f"{ours}.1.2", f"{ours}x", f"x{ours}", "evt_1"):
+        assert identifier_of(stranger) is None
+
+
+def recheck(bench: StripeBench, rows: DayRows) -> int:
+    """An operator has rows read back."""
+    return recheck_day(bench.pool, bench.sink, rows, actor="ops", reason="seen short on the dashboard", now=NOW)
+
+
+def _doubts(bench: StripeBench) -> list[tuple[Any, ...]]:
+    with transaction(bench.pool) as tx:
+        return tx.execute("select entry_id, verdict from push_doubts").fetchall()
+
+
+def _bindings(bench: StripeBench) -> list[tuple[Any, ...]]:
+    with transaction(bench.pool) as tx:
+        return tx.execute("select stripe_customer_id from customer_bindings").fetchall()
