@@ -207,25 +207,36 @@ def _close_draft(run: _Run, closing: Closing, invoice: Invoice) -> None:
 
 def _finalize(run: _Run, closing: Closing) -> None:
     """Finalize, then look: whoever did it, final is final."""
-    refused: StripeRejected | None = None
-    try:
-        run.sink.finalize_invoice(
-            closing.invoice_id, idempotency_key=finalize_key(closing.invoice_id, closing.finalize_key_no)
-        )
-    except OutcomeUnknown as unknown:
-        if unknown.status is not None and unknown.status >= 500:
-            with transaction(run.pool) as tx:
-                closings.bump_key(tx, closing)
-        raise
-    except StripeRejected as error:
-        refused = error
+    trouble = _try_finalize(run, closing)
     invoice = run.sink.find_invoice(closing.invoice_id)
+    if isinstance(trouble, OutcomeUnknown) and invoice is not None and invoice.status == "draft":
+        # Stripe repeats a 5xx, perhaps one that somebody who died was given: under another key it says what is.
+        trouble = _try_finalize(run, _with_next_key(run, closing, trouble))
+        invoice = run.sink.find_invoice(closing.invoice_id)
     if invoice is not None and invoice.status != "draft":
         _prove(run, closing, invoice)
-    elif refused is not None:
-        raise refused
+    elif trouble is not None:
+        raise trouble
     else:
         _require(Judgement(step="wait", reason="Stripe has not finalized it yet"))
+
+
+def _try_finalize(run: _Run, closing: Closing) -> StripeRejected | OutcomeUnknown | None:
+    key = finalize_key(closing.invoice_id, closing.finalize_key_no)
+    try:
+        run.sink.finalize_invoice(closing.invoice_id, idempotency_key=key)
+    except (StripeRejected, OutcomeUnknown) as error:
+        return error
+    return None
+
+
+def _with_next_key(run: _Run, closing: Closing, unknown: OutcomeUnknown) -> Closing:
+    """The key stays where there was no answer at all."""
+    if unknown.status is None or unknown.status < 500:
+        return closing
+    with transaction(run.pool) as tx:
+        closings.bump_key(tx, closing)
+        return closings.load_closing(tx, closing)
 
 
 def _prove(run: _Run, closing: Closing, invoice: Invoice) -> None:

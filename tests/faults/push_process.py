@@ -1,7 +1,7 @@
-"""A push in a process of its own that dies, or waits, at a point of it.
+"""A push, or a look at the invoices, in a process of its own that dies, or waits, at a point of it.
 
-`python -m tests.faults.push_process '{"url", "key", "database_url", "now", "seam", "when", "nth", "act"}'`. With
-`"act": "die"` it kills itself with SIGKILL there; with `"hold"` it says `held` and goes on when a line comes in;
+`python -m tests.faults.push_process '{"url", "key", "database_url", "now", "verb", "seam", "when", "nth", "act"}'`.
+With `"act": "die"` it kills itself with SIGKILL there; with `"hold"` it says `held` and goes on when a line comes in;
 without a seam it is a plain push. `PushProcess` starts one.
 """
 
@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from stripemeter.pipeline.closing import close_invoices
 from stripemeter.pipeline.push import push_usage
 from stripemeter.store.postgres import open_pool
 from tests.emulator import RunningEmulator
@@ -24,6 +25,7 @@ from tests.stripe_bench import NO_PAUSE, shadow_sink
 
 ROOT = Path(__file__).parents[2]
 Act = Literal["die", "hold"]
+Verb = Literal["push", "close"]
 
 
 class PushProcess:
@@ -37,8 +39,10 @@ class PushProcess:
         now: datetime,
         point: Point | None = None,
         act: Act = "die",
+        verb: Verb = "push",
     ) -> None:
         order = {"url": emulator.url, "key": emulator.key, "database_url": database_url, "now": now.isoformat()}
+        order |= {"verb": verb}
         if point is not None:
             order |= {"seam": point.seam, "when": point.when, "nth": str(point.nth), "act": act}
         self.process = subprocess.Popen(
@@ -70,13 +74,17 @@ class PushProcess:
 
 
 def main(order: dict[str, str]) -> None:
-    """Push, with what was ordered at its point."""
+    """Push, or close under control, with what was ordered at its point."""
     if "seam" in order:
         point = Point(seam=order["seam"], when="after" if order["when"] == "after" else "before", nth=int(order["nth"]))
         hook(point, _die if order["act"] == "die" else _hold)
     emulator = RunningEmulator(url=order["url"], key=order["key"], process=None)  # type: ignore[arg-type] # not ours
+    now, sink = datetime.fromisoformat(order["now"]), shadow_sink(emulator)
     with open_pool(order["database_url"]) as pool:
-        push_usage(pool, shadow_sink(emulator), now=datetime.fromisoformat(order["now"]), retries=NO_PAUSE)
+        if order["verb"] == "close":
+            close_invoices(pool, sink, now=now, control="control")
+        else:
+            push_usage(pool, sink, now=now, retries=NO_PAUSE)
 
 
 def _die() -> None:

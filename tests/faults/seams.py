@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stripemeter.billing.stripe_sink import StripeSink
-from stripemeter.store import push_entries
+from stripemeter.pipeline import closing
+from stripemeter.store import closings, push_entries
 
 When = Literal["before", "after"]
 
@@ -27,8 +28,16 @@ SEAMS: dict[str, tuple[Any, str]] = {
     "read back": (StripeSink, "read_quantity"),
     "note reading": (push_entries, "settle_probe"),
     "re-arm": (push_entries, "settle_rearmed"),
+    "record": (closings, "insert_found"),
+    "take control": (closings, "take_control"),
+    "hold": (StripeSink, "hold_invoice"),
+    "move": (closings, "move"),
+    "finalize": (StripeSink, "finalize_invoice"),
+    "prove": (closing, "insert_proof"),
+    "let go": (closings, "let_go"),
 }
-"""Every step of `pipeline.push_rows`, `push_row` and `push_probe` that commits, sends, reads or waits.
+"""Every step of `pipeline.push_rows`, `push_row` and `push_probe` that commits, sends, reads or waits; then those of
+`pipeline.closing`.
 
 `before` a seam of `push_entries` is inside its transaction with nothing written, and after the commit of the step
 before; `after` it is inside the transaction with everything written and nothing committed. `after` sending is with the
