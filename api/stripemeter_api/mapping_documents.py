@@ -34,7 +34,7 @@ class ChangedMapping(Document):
 
     tenant_id: _TenantId | None = Field(None, description="Whose it is: 404 when it is another's.")
     metric: SkipValidation[_Metric | None] = None
-    aggregation: SkipValidation[MappedAggregation | None] = Field(None, description="Only sum and count are pushed.")
+    aggregation: SkipValidation[MappedAggregation | None] = Field(None, description="What of the metric is billed; unique needs a meter that counts distinct values.")
     stripe_account: SkipValidation[_Account | None] = Field(None, description="The account that bills.")
     price_id: SkipValidation[_Price | None] = Field(None, description="Its meter is what usage is sent to.")
     subscription_item_id: SkipValidation[_Item | None] = Field(None, description="Checked to bill by the price.")
@@ -53,7 +53,7 @@ class NewMapping(ChangedMapping):
 
     tenant_id: _TenantId
     metric: SkipValidation[_Metric]
-    aggregation: SkipValidation[MappedAggregation] = Field(description="Only sum and count are pushed.")
+    aggregation: SkipValidation[MappedAggregation] = Field(description="What of the metric is billed; unique needs a meter that counts distinct values.")
     stripe_account: SkipValidation[_Account] = Field(description="The account that bills.")
     price_id: SkipValidation[_Price] = Field(description="Its meter is what usage is sent to.")
 

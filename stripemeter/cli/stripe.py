@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
@@ -37,7 +38,7 @@ def map_meter(
     event_name: Annotated[
         str | None, typer.Option("--event-name", help="The Stripe meter's event name; the meter's own when absent.")
     ] = None,
-    aggregation: Annotated[str, typer.Option("--aggregation", help="sum or count.")] = "sum",
+    aggregation: Annotated[str, typer.Option("--aggregation", help="sum, count, min, max, last or unique.")] = "sum",
     *,
     off: Annotated[bool, typer.Option("--off", help="Stop sending instead.")] = False,
     live: Annotated[bool, LIVE_OPTION] = False,
@@ -95,7 +96,7 @@ def push(*, live: Annotated[bool, LIVE_OPTION] = False, as_json: Annotated[bool,
     from stripemeter.pipeline.push import push_usage
 
     with open_parts(is_live=live) as (pool, sink):
-        report = push_usage(pool, sink, now=datetime.now(UTC))
+        report = push_usage(pool, sink, now=datetime.now(UTC), witnesses=witnesses())
     show(report, as_json=as_json)
     if report.rejected or report.blocked or report.stopped:
         raise typer.Exit(1)
@@ -177,6 +178,13 @@ def open_account(mode: Mode) -> BillingSink:
             update={"stripe_test_secret_key": SecretStr(EMULATOR_KEY), "stripe_api_base": url}
         )
     return open_sink(settings, mode=mode)
+
+
+def witnesses() -> Path:
+    """Where it is remembered, outside the database, what was pushed."""
+    from stripemeter.runtime.settings import load_settings
+
+    return load_settings().witnesses
 
 
 @contextmanager

@@ -14,7 +14,9 @@ from typing import Any, Literal, get_args
 from stripemeter.metering.parsing import invalid, members_of, parse_text, shown, within
 
 MappingMode = Literal["off", "shadow", "live"]
-MappedAggregation = Literal["sum", "count", "min", "max", "last"]
+MappedAggregation = Literal["sum", "count", "min", "max", "last", "unique"]
+"""What of a meter can be billed. Each makes one number of a segment that its events alone decide, so deltas can add up
+to it; a time-weighted number grows while nothing happens, and averages and percentiles are no quantities."""
 MAX_NAME = 100
 """Characters of a metric, and of a Stripe meter's event name."""
 _CURRENCY = re.compile(r"[A-Za-z]{3}")
@@ -118,7 +120,7 @@ def parse_statement(document: object, field: str = "") -> MappingStatement:
     assert account is not None  # required above
     return MappingStatement(
         metric=parse_text(members["metric"], within(field, "metric"), most=MAX_NAME),
-        aggregation=_parse_aggregation(members["aggregation"], within(field, "aggregation")),
+        aggregation=parse_aggregation(members["aggregation"], within(field, "aggregation")),
         stripe_account_id=account,
         price_id=ids["priceId"],
         event_name=_parse_event_name(members, field),
@@ -150,6 +152,19 @@ def statement_document(statement: MappingStatement) -> dict[str, Any]:
     }
 
 
+def parse_aggregation(document: object, field: str) -> MappedAggregation:
+    """What of a meter is billed.
+
+    Raises:
+        InvalidInput: nothing that can be.
+    """
+    for known in get_args(MappedAggregation):
+        if document == known:
+            aggregation: MappedAggregation = known
+            return aggregation
+    raise invalid(f"must be one of {', '.join(get_args(MappedAggregation))}, not {shown(document)}", field)
+
+
 def parse_stripe_id(document: object, field: str, *, prefix: str) -> str:
     """An id of Stripe's, by the prefix of its kind.
 
@@ -172,14 +187,6 @@ def _parse_event_name(members: Mapping[str, Any], field: str) -> str | None:
     if "eventName" not in members:
         return None
     return parse_text(members["eventName"], within(field, "eventName"), most=MAX_NAME)
-
-
-def _parse_aggregation(document: object, field: str) -> MappedAggregation:
-    for known in get_args(MappedAggregation):
-        if document == known:
-            aggregation: MappedAggregation = known
-            return aggregation
-    raise invalid(f"must be one of {', '.join(get_args(MappedAggregation))}, not {shown(document)}", field)
 
 
 def _parse_currency(members: Mapping[str, Any], field: str) -> str | None:

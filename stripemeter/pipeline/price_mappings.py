@@ -21,10 +21,13 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.billing.sink import BillingSink, Mode, StripeMeter
 from stripemeter.errors import Conflict, InvalidInput, NotFound, OutcomeUnknown, StripeRejected, Unavailable
+from stripemeter.metering.days import day_of
+from stripemeter.metering.parsing import invalid
 from stripemeter.metering.price_mappings import MappingStatement, parse_statement, statement_document
 from stripemeter.store import mappings
-from stripemeter.store.mappings import PUSHABLE, PriceMapping
+from stripemeter.store.mappings import PriceMapping
 from stripemeter.store.postgres import transaction
+from stripemeter.store.rulebook import load_rulebook
 
 OpenAccount = Callable[[Mode], BillingSink]
 """The account that mappings of a mode push to; raises NotAllowed where there is none."""
@@ -75,7 +78,7 @@ def create_mapping(
         Conflict: the meter is mapped there already, or a customer would be billed twice.
         Unavailable: Stripe or Postgres cannot be asked; nothing was stored.
     """
-    mapping = _checked(pool, open_account, _blank(uuid.uuid4(), tenant_id, now), statement)
+    mapping = _checked(pool, open_account, _blank(uuid.uuid4(), tenant_id, now), statement, now=now)
     with transaction(pool) as tx:
         mappings.create_mapping(tx, mapping)
     return mapping
@@ -101,7 +104,7 @@ def change_mapping(
     said = statement_document(statement_of(before))
     if members.get("priceId") is not None and "eventName" not in members:
         said["eventName"] = None
-    after = _checked(pool, open_account, before, parse_statement({**said, **members}))
+    after = _checked(pool, open_account, before, parse_statement({**said, **members}), now=now)
     if after == before:
         return before
     after = replace(after, updated_at=now)
@@ -144,6 +147,23 @@ def statement_of(mapping: PriceMapping) -> MappingStatement:
             "shadowSubscriptionItemId": mapping.shadow_subscription_item_id,
         }
     )
+
+
+def require_countable(pool: ConnectionPool, *, tenant_id: str, meter: str, aggregation: str, now: datetime) -> None:
+    """Refuse to bill distinct values that the counters do not keep.
+
+    Raises:
+        InvalidInput: `unique`, and the meter counts something else today.
+    """
+    if aggregation != "unique":
+        return
+    with transaction(pool) as tx:
+        definition = load_rulebook(tx, [tenant_id]).of(tenant_id).meter_on(meter, day_of(now))
+    if definition is None or definition.aggregation != "unique":
+        raise invalid(
+            f"unique needs a meter that counts distinct values, and {meter!r} does not: give it that aggregation first",
+            "aggregation",
+        )
 
 
 def require_billed_once(
@@ -199,9 +219,10 @@ def _blank(mapping_id: UUID, tenant_id: str, now: datetime) -> PriceMapping:
 
 
 def _checked(
-    pool: ConnectionPool, open_account: OpenAccount, before: PriceMapping, said: MappingStatement
+    pool: ConnectionPool, open_account: OpenAccount, before: PriceMapping, said: MappingStatement, *, now: datetime
 ) -> PriceMapping:
     """The mapping that says this, with what the account told of it."""
+    require_countable(pool, tenant_id=before.tenant_id, meter=said.metric, aggregation=said.aggregation, now=now)
     mapping = replace(
         before,
         meter=said.metric,
@@ -223,7 +244,6 @@ def _checked(
         if before.stripe_meter_id is not None and _feeds(said) == _feeds(statement_of(before)):
             return replace(mapping, stripe_event_name=before.stripe_event_name, stripe_meter_id=before.stripe_meter_id)
         return mapping
-    mappings.require_pushable(mapping)
     sink = open_account(mapping.mode)
     stripe_meter = _ask(sink, said)
     with transaction(pool) as tx:
@@ -257,7 +277,7 @@ def _ask(sink: BillingSink, said: MappingStatement) -> StripeMeter:
         found, field = _find_meter(sink, said)
     if not found.is_active:
         raise InvalidInput(f"Stripe meter {found.stripe_meter_id} is not active", field=field)
-    if said.aggregation in PUSHABLE and not found.is_additive:
+    if not found.is_additive:
         raise InvalidInput(
             f"Stripe meter {found.stripe_meter_id} ({found.event_name!r}) does not sum the deltas we send, so it "
             f"cannot hold a {said.aggregation}: it needs formula sum, no event_time_window, and the payload keys "

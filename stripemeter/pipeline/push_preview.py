@@ -18,6 +18,7 @@ from stripemeter.billing.sink import BillingSink
 from stripemeter.metering.deltas import choose_minute, first_open_day, sendable
 from stripemeter.metering.segments import day_segment
 from stripemeter.pipeline.prove import load_conservation
+from stripemeter.pipeline.push_segments import open_segments
 from stripemeter.store import push_entries
 from stripemeter.store.customers import load_phases_of
 from stripemeter.store.postgres import Tx, transaction
@@ -86,7 +87,9 @@ def plan_push(pool: ConnectionPool, sink: BillingSink, *, now: datetime) -> Push
     """
     account = sink.account_id()
     first, today = first_open_day(now), now.astimezone(UTC).date()
-    with transaction(pool) as tx:
+    # Segments that began since the last push are opened as that would, and the opening is taken back.
+    with transaction(pool) as tx, tx.transaction(force_rollback=True):
+        open_segments(tx, now=now)
         broken = {tenant.tenant_id for tenant in load_conservation(tx) if not tenant.holds}
         targets = push_entries.find_targets(
             tx, stripe_account_id=account, mode=sink.mode, first_day=first, today=today, now=now

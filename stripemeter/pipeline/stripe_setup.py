@@ -13,10 +13,11 @@ from uuid import UUID
 from psycopg_pool import ConnectionPool
 
 from stripemeter.billing.sink import BillingSink
-from stripemeter.errors import Conflict, InvalidInput, NotFound
-from stripemeter.pipeline.price_mappings import require_billed_once
+from stripemeter.errors import Conflict, NotFound
+from stripemeter.metering.price_mappings import parse_aggregation
+from stripemeter.pipeline.price_mappings import require_billed_once, require_countable
 from stripemeter.store import mappings, push_entries
-from stripemeter.store.mappings import PUSHABLE, CustomerBinding, PriceMapping
+from stripemeter.store.mappings import CustomerBinding, PriceMapping
 from stripemeter.store.postgres import transaction
 
 
@@ -33,13 +34,11 @@ def map_meter(
     """Feed a Stripe meter, made when there is none, from a meter of ours. Saying the same again changes nothing.
 
     Raises:
-        InvalidInput: an aggregation that deltas cannot carry; nothing was created.
+        InvalidInput: an aggregation that is not billed, or not counted; nothing was created.
         Conflict: the Stripe meter does not add deltas up, or something else is mapped.
     """
-    if aggregation not in PUSHABLE:
-        raise InvalidInput(
-            f"aggregation must be one of {', '.join(PUSHABLE)} to be pushed, not {aggregation!r}", field="aggregation"
-        )
+    parse_aggregation(aggregation, "aggregation")
+    require_countable(pool, tenant_id=tenant_id, meter=meter, aggregation=aggregation, now=now)
     account = sink.account_id()
     with transaction(pool) as tx:
         existing = mappings.find_mapping(tx, tenant_id=tenant_id, meter=meter, stripe_account_id=account)

@@ -14,15 +14,12 @@ from uuid import UUID
 
 import psycopg
 
-from stripemeter.errors import Conflict, InvalidInput, NotFound
+from stripemeter.errors import Conflict, NotFound
 from stripemeter.metering.price_mappings import MappingMode
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
 
 _Q = load_queries("mappings")
-
-PUSHABLE = ("sum", "count")
-"""Aggregations whose days add up, so that a sum of deltas can be right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +30,7 @@ class PriceMapping:
         id: ours.
         tenant_id: whose.
         meter: our meter.
-        aggregation: which column of the counter is the quantity of a day.
+        aggregation: what of the counters is the quantity that is billed.
         stripe_account_id: where its mode sends.
         stripe_event_name: of the Stripe meter; None while it is off and Stripe was not asked.
         stripe_meter_id: likewise.
@@ -85,10 +82,8 @@ def create_mapping(tx: Tx, mapping: PriceMapping) -> None:
     """Record a new mapping.
 
     Raises:
-        InvalidInput: an aggregation that deltas cannot carry.
         Conflict: the meter is mapped already, or another meter of the tenant feeds this event name.
     """
-    require_pushable(mapping)
     with _refusing_twice(tx, mapping):
         tx.execute(_Q["insert_mapping"], _values(mapping))
 
@@ -97,10 +92,8 @@ def replace_mapping(tx: Tx, mapping: PriceMapping) -> None:
     """Make a mapping this; whose it is and since when stay.
 
     Raises:
-        InvalidInput: an aggregation that deltas cannot carry.
         Conflict: as `create_mapping`; or a delta of it is in flight, and nobody would find out what became of it.
     """
-    require_pushable(mapping)
     require_settled(tx, mapping)
     with _refusing_twice(tx, mapping):
         tx.execute(_Q["replace_mapping"], _values(mapping))
@@ -146,20 +139,6 @@ def list_page(
         "limit": limit,
     }
     return [_mapping(row) for row in tx.execute(_Q["list_page"], values)]
-
-
-def require_pushable(mapping: PriceMapping) -> None:
-    """Refuse to switch on what deltas cannot carry.
-
-    Raises:
-        InvalidInput: it is not off, and its days do not add up.
-    """
-    if mapping.mode != "off" and mapping.aggregation not in PUSHABLE:
-        raise InvalidInput(
-            f"aggregation must be one of {', '.join(PUSHABLE)} to be pushed, not {mapping.aggregation!r}: "
-            "Stripe adds deltas up, and the days of the others do not add up",
-            field="aggregation",
-        )
 
 
 def require_settled(tx: Tx, mapping: PriceMapping) -> None:

@@ -99,14 +99,15 @@ def test_a_mapping_is_made_read_changed_and_deleted(keyed: Api, account: Written
         ({"shadowStripeAccount": "x"}, "shadowStripeAccount"),
         ({"shadowPriceId": "x"}, "shadowPriceId"),
         ({"shadowSubscriptionItemId": "x"}, "shadowSubscriptionItemId"),
-        ({"aggregation": "max"}, "aggregation"),
+        ({"aggregation": "unique"}, "aggregation"),
+        ({"aggregation": "time_weighted"}, "aggregation"),
         ({"pricedId": "price_1"}, "pricedId"),
     ],
 )
 def test_a_member_that_is_not_as_it_must_be_is_named(
     api: Api, tenant: str, members: dict[str, object], named: str
 ) -> None:
-    """Prefixes, lengths, kinds, unknown members, and an aggregation that deltas cannot carry; Stripe is not asked."""
+    """Prefixes, lengths, kinds, unknown members, numbers not billed or not counted; Stripe is not asked."""
     assert offender(create(api, said("acct_1", tenant, **members), 400)) == named
 
 

@@ -92,7 +92,8 @@ def test_from_a_counter_to_stripe_by_hand(run: Run, pool: ConnectionPool) -> Non
 def test_what_cannot_be_is_refused_in_words(run: Run) -> None:
     """Wrong aggregation, unknown Stripe customer, unknown row, live without the switch: exit 1 and one line."""
     for words, said in (
-        (("map", "seats", "--tenant", "t", "--aggregation", "max"), "aggregation must be one of sum, count"),
+        (("map", "seats", "--tenant", "t", "--aggregation", "avg"), "aggregation: must be one of sum, count"),
+        (("map", "seats", "--tenant", "t", "--aggregation", "unique"), "needs a meter that counts distinct values"),
         (("map", "seats", "--tenant", "t", "--off"), "is not mapped"),
         (("bind", "ada", "--tenant", "t", "--stripe-customer", "cus_nobody"), "no customer cus_nobody"),
         (("release", "nonsense", "--tenant", "t"), "is a UUID"),
