@@ -25,6 +25,7 @@ from stripemeter.metering.segments import day_segment
 from stripemeter.pipeline.prove import load_conservation
 from stripemeter.pipeline.push_row import DEFAULT_RETRIES, Outcome, Pushed, PushRun, RetryPolicy
 from stripemeter.pipeline.push_rows import push_targets
+from stripemeter.pipeline.push_segments import open_segments
 from stripemeter.store import push_entries
 from stripemeter.store.customers import load_phases_of
 from stripemeter.store.mappings import list_mappings
@@ -103,6 +104,7 @@ def push_usage(
     first, today = first_open_day(now), now.astimezone(UTC).date()
     with transaction(pool) as tx:
         _require_mapped_account(tx, account, sink.mode)
+        open_segments(tx, now=now)
         broken = {tenant.tenant_id for tenant in load_conservation(tx) if not tenant.holds}
         found = push_entries.find_targets(
             tx, stripe_account_id=account, mode=sink.mode, first_day=first, today=today, now=now
@@ -127,9 +129,10 @@ def push_usage(
 def has_unpushed_usage(pool: ConnectionPool, *, now: datetime, modes: Sequence[Mode] = ("shadow",)) -> bool:
     """Whether a push would find something to send now; False while everything lacking is held, blocked or waiting.
 
-    Reads our tables; it calls nobody.
+    It calls nobody. The segments that began since the last push are opened, as that would.
     """
     with transaction(pool) as tx:
+        open_segments(tx, now=now)
         if push_entries.has_due_entry(tx, modes=modes, now=now):
             return True
         unpushed = push_entries.scan_unpushed(
