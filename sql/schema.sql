@@ -694,7 +694,11 @@ comment on function total_push_entry() is 'Keeps push_totals equal to the sums o
 create trigger push_entries_insert_total after insert on push_entries
 for each row execute function total_push_entry();
 create trigger push_entries_update_total after update on push_entries
-for each row when (old.state is distinct from new.state) execute function total_push_entry();
+for each row when (
+    old.state is distinct from new.state
+    and not (old.state in ('planned', 'sending') and new.state in ('planned', 'sending'))
+)
+execute function total_push_entry();
 
 create table push_segments (
     tenant_id text not null,

@@ -35,6 +35,7 @@ create table if not exists meter_events (
 );
 create index if not exists meter_events_by_identifier on meter_events (account, identifier, received_at);
 create index if not exists meter_events_by_time on meter_events (account, meter, customer, ts);
+create index if not exists meter_events_rejected on meter_events (account, settles_at) where state = 'rejected';
 create table if not exists meter_event_cancels (event integer primary key, account text not null, at integer not null);
 create table if not exists meter_event_reports (event integer primary key, account text not null, report text not null);
 """

@@ -339,6 +339,7 @@ def test_a_file_of_the_first_version_is_read(tmp_path: Path) -> None:
     finally:
         first.kill()
     with sqlite3.connect(file) as db:
+        db.execute("drop index meter_events_rejected")
         for name in ("settles_at", "taken_until", "source", "request_id", "request_key"):
             db.execute(f"alter table meter_events drop column {name}")
     db.close()
