@@ -7,7 +7,7 @@ Nothing runs by itself: before each request, what should have happened by then h
 
 from __future__ import annotations
 
-from stripe_emulator import billing, clocks
+from stripe_emulator import billing, clocks, credit_ledger
 from stripe_emulator import invoice_documents as invoices
 from stripe_emulator.calls import Call
 from stripe_emulator.state import State
@@ -28,5 +28,7 @@ def catch_up(state: State, account: str, now: int, *, clock: str | None = None) 
                 clocks.arrive(call, object_id)
             case clocks.DELETION:
                 clocks.remove(call, object_id)
+            case credit_ledger.GRANT:
+                credit_ledger.commit_expiry(call, object_id)
             case _:
                 raise ValueError(f"nothing is known to happen to a {kind}")

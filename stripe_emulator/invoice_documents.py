@@ -10,7 +10,7 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 
-from stripe_emulator import events, knobs, summaries
+from stripe_emulator import credit_ledger, events, knobs, summaries
 from stripe_emulator.calls import Call, missing, new_id
 from stripe_emulator.meters import KIND as METER
 from stripe_emulator.pricing import PricedLine, price_lines
@@ -26,7 +26,7 @@ _DECIMALS = 12
 def draft(call: Call, subscription: Json, parts: list[Json], *, reason: str) -> Json:
     """A new draft of a subscription; the clock finalizes it after the grace."""
     invoice_id = new_id("in")
-    lines = price_parts(call, subscription["customer"], invoice_id, parts)
+    lines = draft_lines(call, subscription["customer"], invoice_id, parts)
     invoice = compose(call, subscription, invoice_id, parts, lines, reason=reason)
     deadline = call.now + knobs.grace_seconds(call.state)
     invoice["automatically_finalizes_at"] = deadline
@@ -42,7 +42,6 @@ def compose(
     call: Call, subscription: Json, invoice_id: str, parts: list[Json], lines: list[Json], *, reason: str
 ) -> Json:
     """A draft with its totals."""
-    ends = [part["end"] for part in parts if part["kind"] == "metered"]
     starts = [part["start"] for part in parts if part["kind"] == "metered"]
     invoice: Json = {
         "id": invoice_id,
@@ -85,7 +84,7 @@ def compose(
             "payment_method_options": None,
             "payment_method_types": None,
         },
-        "period_end": max(ends, default=call.now),
+        "period_end": _period_end(call, parts),
         "period_start": min(starts, default=call.now),
         "post_payment_credit_notes_amount": 0,
         "pre_payment_credit_notes_amount": 0,
@@ -93,7 +92,6 @@ def compose(
         "status": "draft",
         "status_transitions": dict.fromkeys(("finalized_at", "marked_uncollectible_at", "paid_at", "voided_at")),
         "test_clock": call.clock,
-        "total_pretax_credit_amounts": [],
         "webhooks_delivered_at": None,
     }
     return _with_lines(invoice, lines)
@@ -115,7 +113,8 @@ def finalize(call: Call, invoice: Json) -> Json:
     if invoice["status"] != "draft":
         raise StripeError(400, "This invoice is already finalized, you can't re-finalize a non-draft invoice.")
     stored = lines_of(call, invoice["id"])
-    lines = price_parts(call, invoice["customer"], invoice["id"], stored["parts"])
+    priced = price_parts(call, invoice["customer"], invoice["id"], stored["parts"])
+    lines = credit_ledger.apply(call, invoice["customer"], invoice["period_end"], priced, invoice=invoice["id"])
     final = _with_lines(invoice, lines)
     is_charged = final["collection_method"] == "charge_automatically" and final["auto_advance"]
     is_paid = is_charged or final["total"] == 0
@@ -163,6 +162,12 @@ def lines_of(call: Call, invoice_id: str) -> Json:
     return stored.body
 
 
+def draft_lines(call: Call, customer: str, invoice_id: str, parts: list[Json]) -> list[Json]:
+    """Lines of all parts with the usage known now and the credits they would get."""
+    priced = price_parts(call, customer, invoice_id, parts)
+    return credit_ledger.shown(call, customer, _period_end(call, parts), priced)
+
+
 def price_parts(call: Call, customer: str, invoice_id: str, parts: list[Json]) -> list[Json]:
     """Lines of all parts with the usage known now."""
     rounding = knobs.line_rounding(call.state)
@@ -188,8 +193,15 @@ def usage(call: Call, customer: str, part: Json) -> Decimal:
     return summaries.usage(call, meter.body, customer, start, end)
 
 
+def _period_end(call: Call, parts: list[Json]) -> int:
+    return max((part["end"] for part in parts if part["kind"] == "metered"), default=call.now)
+
+
 def _with_lines(invoice: Json, lines: list[Json]) -> Json:
-    total = sum(line["amount"] for line in lines)
+    """Subtotal and total: credits come in between."""
+    subtotal = sum(line["amount"] for line in lines)
+    credited = [amount for line in lines for amount in line["pretax_credit_amounts"]]
+    total = subtotal - sum(amount["amount"] for amount in credited)
     return {
         **invoice,
         "amount_due": total,
@@ -201,10 +213,11 @@ def _with_lines(invoice: Json, lines: list[Json]) -> Json:
             "has_more": len(lines) > _EMBEDDED,
             "url": f"/v1/invoices/{invoice['id']}/lines",
         },
-        "subtotal": total,
-        "subtotal_excluding_tax": total,
+        "subtotal": subtotal,
+        "subtotal_excluding_tax": subtotal,
         "total": total,
         "total_excluding_tax": total,
+        "total_pretax_credit_amounts": credited,
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 
-from stripe_emulator import billing, clocks, events, knobs
+from stripe_emulator import billing, clocks, credit_ledger, events, knobs
 from stripe_emulator import invoice_documents as documents
 from stripe_emulator.calls import Call, check_implemented, merged_metadata, new_id, page
 from stripe_emulator.wire import Json, StripeError
@@ -56,7 +56,7 @@ def create_preview(call: Call) -> Json:
     call = clocks.in_time_of(call, subscription["customer"])
     parts = billing.preview_parts(call, subscription)
     invoice_id = new_id("upcoming_in")
-    lines = documents.price_parts(call, subscription["customer"], invoice_id, parts)
+    lines = documents.draft_lines(call, subscription["customer"], invoice_id, parts)
     preview = documents.compose(call, subscription, invoice_id, parts, lines, reason="upcoming")
     preview["lines"] = {**preview["lines"], "data": lines, "has_more": False}
     return preview
@@ -91,7 +91,7 @@ def finalize(call: Call) -> Json:
 
 
 def void(call: Call) -> Json:
-    """`POST /v1/invoices/{invoice}/void`: an open one."""
+    """`POST /v1/invoices/{invoice}/void`: an open one; credits applied to it go back."""
     check_implemented(call, set())
     invoice = documents.find(call, call.object_id)
     call = clocks.changing(call, invoice["customer"])
@@ -105,6 +105,7 @@ def void(call: Call) -> Json:
         "status_transitions": {**invoice["status_transitions"], "voided_at": call.now},
     }
     call.state.replace_object(call.account, documents.KIND, voided)
+    credit_ledger.reinstate(call, invoice)
     events.tell(call, "invoice.voided", voided)
     return voided
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from stripe_emulator import (
     adjustments,
     clock_routes,
+    credit_balances,
+    credit_grants,
     customers,
     destinations,
     events,
@@ -27,6 +29,15 @@ from stripe_emulator.wire import Json
 
 HANDLERS: Mapping[str, Callable[[Call], Json]] = {
     "GET /v1/account": customers.retrieve_account,
+    "GET /v1/billing/credit_balance_summary": credit_balances.retrieve_summary,
+    "GET /v1/billing/credit_balance_transactions": credit_balances.list_transactions,
+    "GET /v1/billing/credit_balance_transactions/{id}": credit_balances.retrieve_transaction,
+    "GET /v1/billing/credit_grants": credit_grants.list_all,
+    "POST /v1/billing/credit_grants": credit_grants.create,
+    "GET /v1/billing/credit_grants/{id}": credit_grants.retrieve,
+    "POST /v1/billing/credit_grants/{id}": credit_grants.update,
+    "POST /v1/billing/credit_grants/{id}/expire": credit_grants.expire,
+    "POST /v1/billing/credit_grants/{id}/void": credit_grants.void,
     "POST /v1/billing/meter_event_adjustments": adjustments.create,
     "POST /v1/billing/meter_events": meter_events.create,
     "GET /v1/billing/meters": meters.list_all,

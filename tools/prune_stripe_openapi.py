@@ -7,7 +7,7 @@ Belongs here: what is kept and what is cut. Does not: how the emulator reads the
 
 Kept as Stripe wrote it: types, formats, enums, bounds, required, nullable. Cut: prose, `x-*`, parameter encodings.
 An expandable field becomes the id it is when nobody expands it; an object of a schema not in KEPT becomes an object
-of unknown shape. The document is Stripe's, under the MIT licence copied beside it.
+of unknown shape. One thing is corrected: MISPLACED. The document is Stripe's, under the MIT licence copied beside it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+PACKAGE = "seahaven-stripe-world==0.3.0"
 WHEEL_SHA256 = "f4466fea9dbdb7225ad2de9452b91df5f8b53559edb71b49afe446e1a001307a"
 SPEC_SHA256 = "f0e0fc8fffbffda45bf5f3df59846443c1d47a3cfcbfae232eedf4743124ebee"
 SPEC_IN_WHEEL = "seahaven_stripe_world/spec/spec3.json"
@@ -139,13 +140,15 @@ KEPT = {
     "transform_quantity",
     "webhook_endpoint",
 }
+MISPLACED = ("/v1/billing/credit_balance_transactions",)
+"""Lists whose `url` the document gives the pattern of another list's: by it no client could ask for the next page."""
 PROSE = {"description", "summary", "title", "encoding", "style", "explode", "operationId", "deprecated"}
 
 
 def pruned(spec: dict[str, Any]) -> dict[str, Any]:
     """The part of Stripe's document the emulator needs; same structure, sorted keys."""
     schemas = spec["components"]["schemas"]
-    return {
+    document = {
         "openapi": spec["openapi"],
         "info": {"title": spec["info"]["title"], "version": spec["info"]["version"], "license": {"name": "MIT"}},
         "paths": {
@@ -154,6 +157,15 @@ def pruned(spec: dict[str, Any]) -> dict[str, Any]:
         },
         "components": {"schemas": {name: _schema(schemas[name]) for name in sorted(KEPT)}},
     }
+    for path in MISPLACED:
+        listed = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        del listed["properties"]["url"]["pattern"]
+    return document
+
+
+def text_of(document: dict[str, Any]) -> str:
+    """The document as it is kept."""
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 
 def read_spec(wheel: Path) -> dict[str, Any]:
@@ -176,7 +188,7 @@ def main(argv: list[str]) -> int:
     """Write the pruned document; 0 when done."""
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     document = pruned(read_spec(Path(argv[1])))
-    TARGET.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    TARGET.write_text(text_of(document), encoding="utf-8")
     print(f"{TARGET.name}: {TARGET.stat().st_size:,} bytes, {len(document['paths'])} paths")  # noqa: T201
     return 0
 
