@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from psycopg_pool import ConnectionPool
@@ -22,7 +22,6 @@ START, END = NOW, NOW + timedelta(days=7)
 """The week that is billed; its ends cut a minute."""
 SETTLED = END + timedelta(hours=48)
 """When late events of it stop joining it: the lateness window."""
-DAY = (START + timedelta(days=2)).date()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +32,12 @@ class ClosingBench:
     customer_id: str
     price: str
     item: str
+    start: datetime
+
+    @property
+    def day(self) -> date:
+        """A whole day of the week."""
+        return (self.start + timedelta(days=2)).date()
 
     @property
     def pool(self) -> ConnectionPool:
@@ -48,9 +53,9 @@ class ClosingBench:
         self.go_to(now)
         return close_invoices(self.pool, self.stripe.sink, now=now, control=control)
 
-    def count(self, quantity: str, day: Any = DAY) -> None:  # noqa: ANN401 - a date
-        """Make a day's counter of the week this."""
-        self.stripe.count(quantity, day, segment=START)
+    def count(self, quantity: str) -> None:
+        """Make the day's counter this."""
+        self.stripe.count(quantity, self.day, segment=self.start)
 
     def write(self, quantity: str, at: datetime) -> None:
         """Usage of somebody else's, past us."""
@@ -79,9 +84,16 @@ class ClosingBench:
         return [entry for entry in self.stripe.emulator.journal() if entry["path"].endswith("/finalize")]
 
 
-def open_closing(pool: ConnectionPool, emulator: RunningEmulator, **price: Any) -> ClosingBench:  # noqa: ANN401
-    """The bench at START; 2 cents a unit unless told otherwise."""
+def open_closing(
+    pool: ConnectionPool,
+    emulator: RunningEmulator,
+    *,
+    start: datetime = START,
+    **price: Any,  # noqa: ANN401 - any parameter of a price
+) -> ClosingBench:
+    """The bench at the start of the week; 2 cents a unit unless told otherwise."""
     bench = open_bench(pool, emulator)
+    emulator.freeze(start)
     customer_id = bench.bind()
     client = emulator.client()
     product = client.v1.products.create({"name": "API"}).id
@@ -90,7 +102,8 @@ def open_closing(pool: ConnectionPool, emulator: RunningEmulator, **price: Any) 
     given = {name: value for name, value in given.items() if value is not None}
     price_id = client.v1.prices.create(given).id
     subscription = client.v1.subscriptions.create({"customer": customer_id, "items": [{"price": price_id}]})
-    phase = parse_phase(cadence="week", starts_at=START.replace(microsecond=0), anchor_at=START)
+    phase = parse_phase(cadence="week", starts_at=start, anchor_at=start)
     with transaction(pool) as tx:
-        replace_phases(tx, bench.tenant, "ada", [CustomerPhase(meter="", phase=phase, reason="")], now=NOW)
-    return ClosingBench(stripe=bench, customer_id=customer_id, price=price_id, item=subscription["items"].data[0].id)
+        replace_phases(tx, bench.tenant, "ada", [CustomerPhase(meter="", phase=phase, reason="")], now=start)
+    item = subscription["items"].data[0].id
+    return ClosingBench(stripe=bench, customer_id=customer_id, price=price_id, item=item, start=start)

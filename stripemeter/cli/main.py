@@ -15,6 +15,7 @@ import typer
 import stripemeter
 from stripemeter.cli import (
     adjustments,
+    closing,
     counters,
     customers,
     database,
@@ -57,6 +58,7 @@ app.command("ingest")(files.ingest)
 app.command("replay")(replay.replay)
 app.add_typer(adjustments.app, name="adjustments")
 app.add_typer(files.app, name="backfills")
+app.add_typer(closing.app, name="close")
 app.add_typer(counters.app, name="counters")
 app.add_typer(customers.app, name="customers")
 app.add_typer(events.app, name="events")

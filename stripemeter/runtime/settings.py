@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -69,6 +70,9 @@ class Settings(BaseSettings):
         default=1_048_576, ge=1024, validation_alias=AliasChoices("STRIPEMETER_STRIPE_WEBHOOK_BODY_LIMIT_BYTES")
     )
     allow_live: bool = Field(default=False, validation_alias=AliasChoices("STRIPEMETER_ALLOW_LIVE"))
+    closing: Literal["observe", "control"] = Field(
+        default="observe", validation_alias=AliasChoices("STRIPEMETER_CLOSING")
+    )
 
     max_ingest_batch: int = Field(default=1000, ge=1, le=10_000, validation_alias=AliasChoices("MAX_INGEST_BATCH"))
     ingest_body_limit_bytes: int = Field(

@@ -15,7 +15,7 @@ from stripemeter.errors import InvalidInput, NotFound
 from stripemeter.pipeline.closing import release_invoice
 from stripemeter.pipeline.push import push_usage
 from stripemeter.store.postgres import transaction
-from tests.closing_bench import DAY, END, SETTLED, START, ClosingBench, open_closing
+from tests.closing_bench import END, SETTLED, START, ClosingBench, open_closing
 from tests.emulator import RunningEmulator
 
 IN_THE_GRACE = END + timedelta(minutes=20)
@@ -64,7 +64,7 @@ def test_a_proof_holds_what_it_compared_and_never_changes(bench: ClosingBench) -
     evidence = json.loads(proof.evidence)
     assert [line["quantity"] for line in evidence["lines"]] == ["5"]
     (window,) = evidence["windows"]
-    assert [(day["day"], day["counted"], day["pushed"]) for day in window["days"]] == [(DAY.isoformat(), "5", "5")]
+    assert [(day["day"], day["counted"], day["pushed"]) for day in window["days"]] == [(bench.day.isoformat(), "5", "5")]
     assert window["events"] == 1
     for table in ("parity_proofs", "parity_proof_lines"):
         with pytest.raises(psycopg.errors.RestrictViolation), transaction(bench.pool) as tx:
