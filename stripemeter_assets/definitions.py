@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from stripemeter_assets import backfills, retention, triggers
+from stripemeter_assets import backfills, retention, stripe_events, triggers
 from stripemeter_assets.assets import archive, counters, events, pushes, reconciliations
 from stripemeter_assets.resources import LakeResource, PostgresResource, StripeResource
 
@@ -46,6 +46,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             triggers.housekeeping,
             retention.retention,
             backfills.backfill,
+            stripe_events.stripe_error_reports,
         ],
         sensors=[
             triggers.fold_events,
@@ -53,6 +54,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             triggers.unpushed_usage,
             triggers.requested_reconciliations,
             backfills.pending_backfills,
+            stripe_events.reported_rows,
         ],
         schedules=[
             triggers.hourly_reconciliation,

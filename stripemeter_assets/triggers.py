@@ -2,7 +2,7 @@
 
 Belongs here: when. Does not: what (the assets), how (`stripemeter.pipeline`).
 
-Idle costs: five sensors (one in `backfills`), and no run while there is nothing to do.
+Idle costs: the sensors here and in `backfills` and `stripe_events`, and no run while there is nothing to do.
 """
 
 import time
@@ -19,6 +19,7 @@ from stripemeter.pipeline.push import has_unpushed_usage
 from stripemeter.pipeline.reconciliation_report import delete_old_reports as delete_old_reconciliations
 from stripemeter.pipeline.slice_recounts import drain
 from stripemeter.runtime.settings import load_settings
+from stripemeter.store import stripe_events
 from stripemeter.store.counter_days import dirty_days, stuck_days
 from stripemeter.store.dagster_events import delete_superseded_reports
 from stripemeter.store.ledger import ensure_month
@@ -47,6 +48,8 @@ ARCHIVE_LIMIT = 800
 """Two years of days: a long import is archived in a few nights, and no night's run holds the machine for hours."""
 RECONCILIATION_RETENTION = timedelta(days=90)
 """How long it is known what each comparison found; verdicts on days are kept."""
+INBOX_RETENTION = timedelta(days=90)
+"""How long a processed event of Stripe's is kept; Stripe delivers one again for three days at most."""
 PUSH_PAUSE = timedelta(minutes=5)
 """How long nothing is requested after a push run failed as a whole."""
 
@@ -110,6 +113,9 @@ def tidy(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
         ensure_month(tx, now.date().replace(day=1))
         ensure_month(tx, next_month(now.date()))
         context.log.info("deleted %d superseded reports", delete_superseded_reports(tx, now - REPORT_RETENTION))
+        context.log.info(
+            "deleted %d processed events", stripe_events.delete_processed(tx, before=now - INBOX_RETENTION)
+        )
         context.log.info("deleted %d old reconciliation runs", delete_old(tx, before=now - RECONCILIATION_RETENTION))
     context.log.info("deleted %d reports of reconciliations", delete_old_reconciliations(settings.state, now=now))
     kept_from = now - timedelta(days=settings.backfill_report_days)

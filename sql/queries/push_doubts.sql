@@ -150,13 +150,15 @@ order by d.next_reading_at, d.entry_id
 limit %(limit)s;
 
 -- name: has_due
--- Whether a doubt of any account can be read now.
+-- Whether a doubt can be read now, of mappings of some modes.
 select exists(
     select 1
     from push_doubts as d
     inner join push_entries as e on d.entry_id = e.id
+    inner join price_mappings as m on e.mapping_id = m.id
     where
         d.settled_at is null
+        and m.mode = any(%(modes)s)
         and d.next_reading_at <= %(now)s
         and e.state not in ('planned', 'sending')
         and (e.state <> 'accepted' or coalesce(e.last_attempt_at, e.settled_at) <= %(sent_before)s)

@@ -1,7 +1,7 @@
 """Stripe's error reports: which accepted meter events were invalid after all.
 
 Belongs here: reading the report out of a v2 event's JSON. Does not: fetching it (`stripe_sink`), what is done about it
-(`pipeline.error_reports`).
+(`pipeline.stripe_error_reports`).
 
 Source: docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api, sample of
 `v1.billing.meter.error_report_triggered`. Stripe's pages name the key of a sample `identifier` and `idempotency_key`.

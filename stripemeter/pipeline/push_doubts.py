@@ -1,7 +1,7 @@
 """Settling doubts: did Stripe count what it acknowledged?
 
 Belongs here: reading back the minutes of doubted rows, and an operator's doubts. Does not: error reports
-(`pipeline.error_reports`), rows nobody acknowledged (`pipeline.push_probe`).
+(`pipeline.stripe_error_reports`), rows nobody acknowledged (`pipeline.push_probe`).
 
 Nobody's word is enough to send a row again, a report's neither: it may be of a duplicate. The row's minute is its
 alone, so Stripe's sum over it says whether the row counts. What is there settles the doubt at once. What is absent must
@@ -12,6 +12,7 @@ the next push plans it anew: under another identifier and in another minute, onc
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -19,7 +20,7 @@ from typing import Literal
 
 from psycopg_pool import ConnectionPool
 
-from stripemeter.billing.sink import BillingSink
+from stripemeter.billing.sink import BillingSink, Mode
 from stripemeter.errors import InvalidInput, OutcomeUnknown, StripeRejected, Unavailable
 from stripemeter.metering.deltas import MINUTE, fixed_point
 from stripemeter.pipeline.push_probe import AGAIN, SETTLE
@@ -122,10 +123,10 @@ def settle_doubts(pool: ConnectionPool, sink: BillingSink, *, now: datetime) -> 
     )
 
 
-def has_due_doubt(pool: ConnectionPool, *, now: datetime) -> bool:
-    """Whether `settle_doubts` would find something to do; it asks nobody."""
+def has_due_doubt(pool: ConnectionPool, *, now: datetime, modes: Sequence[Mode] = ("shadow",)) -> bool:
+    """Whether `settle_doubts` would find something to do for mappings of these modes; it asks nobody."""
     with transaction(pool) as tx:
-        return push_doubts.has_due(tx, sent_before=now - SETTLE, now=now)
+        return push_doubts.has_due(tx, modes=modes, sent_before=now - SETTLE, now=now)
 
 
 def _read_back(pool: ConnectionPool, sink: BillingSink, doubt: PushDoubt, now: datetime) -> DoubtRow:

@@ -1,7 +1,7 @@
 """Keeping what Stripe tells by itself: from a verified body to a row of the inbox.
 
 Belongs here: reading both kinds of event, which types wait for somebody. Does not: signatures (`billing.webhooks`), the
-table (`store.stripe_events`), working through what waits (`pipeline.error_reports` and whoever else does).
+table (`store.stripe_events`), working through what waits (`pipeline.stripe_error_reports` and whoever else does).
 """
 
 from __future__ import annotations

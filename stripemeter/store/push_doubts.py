@@ -1,7 +1,7 @@
 """Doubts about rows of the outbox: the table `push_doubts`.
 
 Belongs here: raising, reading and settling them, and the one change of a row they lead to. Does not: when a row is
-doubted (`pipeline.error_reports`), what a reading decides (`pipeline.push_doubts`).
+doubted (`pipeline.stripe_error_reports`), what a reading decides (`pipeline.push_doubts`).
 """
 
 from __future__ import annotations
@@ -157,9 +157,9 @@ def list_due(
         return cursor.execute(_Q["list_due"], values).fetchall()
 
 
-def has_due(tx: Tx, *, sent_before: datetime, now: datetime) -> bool:
-    """Whether a doubt of any account can be read, or settled, now."""
-    row = tx.execute(_Q["has_due"], {"sent_before": sent_before, "now": now}).fetchone()
+def has_due(tx: Tx, *, modes: Sequence[str], sent_before: datetime, now: datetime) -> bool:
+    """Whether a doubt about a row of mappings of these modes can be read, or settled, now."""
+    row = tx.execute(_Q["has_due"], {"modes": list(modes), "sent_before": sent_before, "now": now}).fetchone()
     return row is not None and bool(row[0])
 
 

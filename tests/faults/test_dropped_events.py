@@ -17,10 +17,10 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import InvalidInput, OutcomeUnknown
 from stripemeter.metering.deltas import identifier_of
-from stripemeter.pipeline.error_reports import ReportsRead, has_waiting_report, read_reports
 from stripemeter.pipeline.push import PushReport, push_usage
 from stripemeter.pipeline.push_doubts import DoubtReport, has_due_doubt, recheck_day, settle_doubts
 from stripemeter.pipeline.reconcile import reconcile_usage
+from stripemeter.pipeline.stripe_error_reports import ReportsRead, has_waiting_report, read_reports
 from stripemeter.pipeline.stripe_setup import release_entry
 from stripemeter.store.postgres import transaction
 from stripemeter.store.push_doubts import DayRows

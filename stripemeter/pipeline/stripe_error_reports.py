@@ -9,16 +9,19 @@ and, when it counts more errors than it names, every row of its meter that was s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 from psycopg_pool import ConnectionPool
 
-from stripemeter.billing.sink import BillingSink, ErrorReport
+from stripemeter.billing.sink import BillingSink, ErrorReport, Mode
 from stripemeter.errors import InvalidInput, OutcomeUnknown, StripeRejected, Unavailable
 from stripemeter.metering.deltas import identifier_of
 from stripemeter.pipeline.stripe_events import ERROR_REPORTS
 from stripemeter.store import push_doubts, stripe_events
+from stripemeter.store.mappings import list_mappings
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.push_doubts import ReportedRow
 from stripemeter.store.stripe_events import EventOutcome, StripeEvent
@@ -53,11 +56,11 @@ class ReportsRead:
     waiting: tuple[str, ...]
 
 
-def has_waiting_report(pool: ConnectionPool) -> bool:
-    """Whether `read_reports` would find one; it asks nobody."""
+def has_waiting_report(pool: ConnectionPool, *, modes: Sequence[Mode] = ("shadow",)) -> bool:
+    """Whether `read_reports` would find one for an account of these modes; it asks nobody."""
     with transaction(pool) as tx:
         return any(
-            stripe_events.list_waiting(tx, types=ERROR_REPORTS, is_live=is_live, limit=1) for is_live in (False, True)
+            stripe_events.list_waiting(tx, types=ERROR_REPORTS, is_live=mode == "live", limit=1) for mode in modes
         )
 
 
@@ -71,41 +74,53 @@ def read_reports(pool: ConnectionPool, sink: BillingSink, *, now: datetime) -> R
     account = sink.account_id()
     with transaction(pool) as tx:
         waiting = stripe_events.list_waiting(tx, types=ERROR_REPORTS, is_live=sink.mode == "live", limit=MAX_REPORTS)
-    mine = [event for event in waiting if event.stripe_account_id in (None, account)]
-    troubles: list[str] = []
-    failed = named = foreign = doubted = 0
-    for event in mine:
-        try:
-            report = sink.load_error_report(event.id)
-        except InvalidInput as error:
-            _end(pool, event, "failed", str(error), now)
-            failed += 1
-            continue
-        except (StripeRejected, Unavailable, OutcomeUnknown) as error:
-            if isinstance(error, StripeRejected) and error.status in (401, 403):
-                raise
-            troubles.append(f"{event.id}: {error}")
-            _note(pool, event, str(error))
-            continue
-        if report is None:
-            _end(pool, event, "failed", f"{account} has no such event, or has forgotten it after 30 days", now)
-            failed += 1
-            continue
-        with transaction(pool) as tx:
-            rows = _named_rows(report)
-            doubted += _doubt(tx, report, rows, account, now)
-            stripe_events.mark_processed(tx, event.id, "done", now=now)
-        named += len(rows)
-        foreign += len(report.samples) - len(rows)
+        mapped = {mapping.stripe_account_id for mapping in list_mappings(tx)}
+    found: list[_Read] = []
+    for event in waiting:
+        if event.stripe_account_id in (None, account):
+            found.append(_read(pool, sink, event, account, now))
+        elif event.stripe_account_id not in mapped:
+            _end(pool, event, "ignored", f"of {event.stripe_account_id}, to which nothing is mapped", now)
     return ReportsRead(
         stripe_account_id=account,
-        reports=len(mine) - failed - len(troubles),
-        named=named,
-        foreign=foreign,
-        doubted=doubted,
-        failed=failed,
-        waiting=tuple(troubles),
+        reports=sum(read.outcome == "done" for read in found),
+        named=sum(read.named for read in found),
+        foreign=sum(read.foreign for read in found),
+        doubted=sum(read.doubted for read in found),
+        failed=sum(read.outcome == "failed" for read in found),
+        waiting=tuple(read.trouble for read in found if read.trouble),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    outcome: Literal["done", "failed", "waiting"]
+    named: int = 0
+    foreign: int = 0
+    doubted: int = 0
+    trouble: str = ""
+
+
+def _read(pool: ConnectionPool, sink: BillingSink, event: StripeEvent, account: str, now: datetime) -> _Read:
+    try:
+        report = sink.load_error_report(event.id)
+    except InvalidInput as error:
+        _end(pool, event, "failed", str(error), now)
+        return _Read(outcome="failed")
+    except (StripeRejected, Unavailable, OutcomeUnknown) as error:
+        if isinstance(error, StripeRejected) and error.status in (401, 403):
+            raise
+        with transaction(pool) as tx:
+            stripe_events.note_trouble(tx, event.id, str(error)[:MAX_MESSAGE])
+        return _Read(outcome="waiting", trouble=f"{event.id}: {error}")
+    if report is None:
+        _end(pool, event, "failed", f"{account} has no such event, or has forgotten it after 30 days", now)
+        return _Read(outcome="failed")
+    rows = _named_rows(report)
+    with transaction(pool) as tx:
+        doubted = _doubt(tx, report, rows, account, now)
+        stripe_events.mark_processed(tx, event.id, "done", now=now)
+    return _Read(outcome="done", named=len(rows), foreign=len(report.samples) - len(rows), doubted=doubted)
 
 
 def _named_rows(report: ErrorReport) -> list[ReportedRow]:
@@ -148,8 +163,3 @@ def _doubt(tx: Tx, report: ErrorReport, rows: list[ReportedRow], account: str, n
 def _end(pool: ConnectionPool, event: StripeEvent, outcome: EventOutcome, message: str, now: datetime) -> None:
     with transaction(pool) as tx:
         stripe_events.mark_processed(tx, event.id, outcome, now=now, error_message=message[:MAX_MESSAGE])
-
-
-def _note(pool: ConnectionPool, event: StripeEvent, message: str) -> None:
-    with transaction(pool) as tx:
-        stripe_events.note_trouble(tx, event.id, message[:MAX_MESSAGE])
