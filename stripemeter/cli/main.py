@@ -30,6 +30,7 @@ from stripemeter.cli import (
     mappings,
     meters,
     push,
+    recheck,
     reconcile,
     replay,
     stack,
@@ -69,6 +70,7 @@ app.add_typer(meters.app, name="meters")
 app.add_typer(reconcile.app, name="reconcile")
 app.add_typer(reconcile.repair, name="repair")
 app.add_typer(push.app, name="push")
+stripe.app.command("recheck")(recheck.recheck)
 app.add_typer(stripe.app, name="stripe")
 
 

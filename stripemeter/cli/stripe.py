@@ -138,7 +138,7 @@ def status(
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Mappings, bindings, the outbox and the last verdicts, from our tables; Stripe is not asked."""
-    from stripemeter.store import mappings, push_entries, reconciliations
+    from stripemeter.store import mappings, push_doubts, push_entries, reconciliations, stripe_events
     from stripemeter.store.postgres import transaction
 
     with _pool() as pool, transaction(pool) as tx:
@@ -151,6 +151,8 @@ def status(
             ],
             "days": reconciliations.count_verdicts(tx, tenant_id=tenant),
             "differences": reconciliations.list_verdicts(tx, tenant_id=tenant),
+            "rows_doubted": push_doubts.count_open(tx),
+            "events_waiting": stripe_events.count_waiting(tx).count,
         }
     show(found, as_json=as_json)
 
