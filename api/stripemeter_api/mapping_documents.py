@@ -24,6 +24,7 @@ _Price = Annotated[str, Field(pattern="^price_.", max_length=MAX_TEXT, examples=
 _Item = Annotated[str, Field(pattern="^si_.", max_length=MAX_TEXT, examples=["si_1"])]
 _Currency = Annotated[str, Field(pattern="^[A-Za-z]{3}$", examples=["usd"])]
 _ACTIVE = "False: nothing is sent and Stripe is not asked (mode off). Absent: true."
+_BILLED = "What of the metric is billed; unique needs a meter that counts distinct values."
 _SHADOW = "True: usage goes to a test account only. False: to the account that bills."
 
 
@@ -34,7 +35,7 @@ class ChangedMapping(Document):
 
     tenant_id: _TenantId | None = Field(None, description="Whose it is: 404 when it is another's.")
     metric: SkipValidation[_Metric | None] = None
-    aggregation: SkipValidation[MappedAggregation | None] = Field(None, description="What of the metric is billed; unique needs a meter that counts distinct values.")
+    aggregation: SkipValidation[MappedAggregation | None] = Field(None, description=_BILLED)
     stripe_account: SkipValidation[_Account | None] = Field(None, description="The account that bills.")
     price_id: SkipValidation[_Price | None] = Field(None, description="Its meter is what usage is sent to.")
     subscription_item_id: SkipValidation[_Item | None] = Field(None, description="Checked to bill by the price.")
@@ -53,7 +54,7 @@ class NewMapping(ChangedMapping):
 
     tenant_id: _TenantId
     metric: SkipValidation[_Metric]
-    aggregation: SkipValidation[MappedAggregation] = Field(description="What of the metric is billed; unique needs a meter that counts distinct values.")
+    aggregation: SkipValidation[MappedAggregation] = Field(description=_BILLED)
     stripe_account: SkipValidation[_Account] = Field(description="The account that bills.")
     price_id: SkipValidation[_Price] = Field(description="Its meter is what usage is sent to.")
 

@@ -60,7 +60,8 @@ def read_current(
     All but late ones that wait for approval, also before the fold has found them late.
 
     `current` is what the metric's aggregation makes of its events plus `adjusted`, the approved manual adjustments; a
-    meter counts as its definition says, a time-weighted one in unit-seconds (level times seconds) up to now.
+    meter counts as its definition says, a time-weighted one in unit-seconds (level times seconds) up to now. Where the
+    last value counts and the period has none, `current` is the value in force, the last reported before it.
     `customerRef` is the customer's own, also when another of its references was asked for. A metric with billing
     phases of its own has a `period` of its own.
     """

@@ -10,7 +10,8 @@
 -- name: load_current_usage
 -- One row per meter of a customer over the days [first_on, last_on], sorted by meter; one row with a null meter when
 -- there is none, because how far the fold is (the first columns) is always answered. With has_rules the numbers are not
--- to be used: meters or billing phases say what and when to count (metered_usage.sql).
+-- to be used: meters or billing phases say what and when to count, or a last value may be in force from before
+-- (metered_usage.sql).
 with cursor as materialized (
     select
         folded_below,
@@ -160,6 +161,13 @@ select
             where
                 phase.tenant_id = %(tenant_id)s
                 and phase.customer_ref = (select own.customer_ref from own)
+        )
+        or exists (
+            select from price_mappings as lasting
+            where
+                lasting.tenant_id = %(tenant_id)s
+                and lasting.aggregation = 'last'
+                and (%(metric)s::text is null or lasting.meter = %(metric)s::text)
         )
     ) as has_rules,
     merged.oldest_at,

@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import reduce
@@ -43,6 +43,7 @@ from stripemeter.store.metered_usage import (
 from stripemeter.store.postgres import transaction
 from stripemeter.store.rulebook import load_rulebook
 from stripemeter.store.sql import load_queries
+from stripemeter.store.values_in_force import load_values_in_force
 
 _TICK = timedelta(microseconds=1)
 Step = Literal["day", "month"]
@@ -62,7 +63,8 @@ class Usage:
         quantity_max: the greatest.
         quantity_last: that of the latest.
         adjusted: sum of the approved manual adjustments.
-        quantity: the one number its aggregation makes of the events, adjustments included; of no events it makes 0.
+        quantity: the one number its aggregation makes of the events, adjustments included; of no events it makes 0, but
+            of a billing window `last` makes the value in force: the last one reported before it.
         segment: the billing window asked for, where the metric has another than its customer.
     """
 
@@ -211,14 +213,17 @@ def _current_by_rules(
             for ref, meter in rules.phases
             if ref == own and meter and metric in (None, meter)
         }
-        segments = [common, *special.values()]
-        span = Segment(start=min(each.start for each in segments), end=max(each.end for each in segments))
+        span = _around([common, *special.values()])
         scope: _Scope = {"tenant_id": tenant_id, "customers": [own], "meters": meters}
         read = load_parts(tx, rulebook, head, **scope, first_on=day_of(span.start), last_on=day_of(span.end - _TICK))
         adjustments = load_adjustments(tx, rules, **scope, span=span)
         mapped = load_mapped(tx, tenant_id)
+        in_force = load_values_in_force(
+            tx, rulebook, head, read.parts, mapped, tenant_id=tenant_id, customer_ref=own, metric=metric, at=at, now=now
+        )
         counted: dict[str, tuple[Segment, list[Counting], dict[Counting, list[Part]]]] = {}
-        for meter in sorted({part.meter for part in read.parts} | {each.meter for each in adjustments}):
+        named = {part.meter for part in read.parts} | {each.meter for each in adjustments} | set(in_force)
+        for meter in sorted(named):
             segment = special.get(meter, common)
             bounds = [segment.start, segment.end]
             countings = countings_of(rules, mapped, meter, bounds, now)
@@ -236,15 +241,16 @@ def _current_by_rules(
             counted[meter] = segment, countings, parts
     metrics = {}
     for meter, (segment, countings, parts) in counted.items():
-        ends = level_ends(rules, meter)
-        (made,) = finish(parts, [segment.start, segment.end], countings, ends=ends, now=now)
+        (made,) = finish(parts, [segment.start, segment.end], countings, ends=level_ends(rules, meter), now=now)
         (counting,) = countings
         deltas = [
             each.delta
             for each in adjustments
             if each.meter == meter and segment.start <= each.effective_at < segment.end
         ]
-        if made.event_count or deltas or (counting.aggregation == "time_weighted" and made.number):
+        if counting.aggregation == "last" and not made.event_count:
+            made = replace(made, number=in_force.get(meter))
+        if made.event_count or deltas or (counting.aggregation in ("last", "time_weighted") and made.number):
             metrics[meter] = _finished(made, counting, deltas, special.get(meter))
     return CurrentUsage(
         customer_ref=own,
@@ -299,6 +305,10 @@ def _history_by_rules(
         buckets=found,
         freshness=Freshness(folded_at=head.folded_at, pending_count=read.pending_count, recount_days=head.recount_days),
     )
+
+
+def _around(segments: Sequence[Segment]) -> Segment:
+    return Segment(start=min(each.start for each in segments), end=max(each.end for each in segments))
 
 
 def _finished(made: Answer, counting: Counting, deltas: Sequence[Decimal], segment: Segment | None) -> Usage:

@@ -169,3 +169,49 @@ def test_another_months_usage_is_read_by_an_instant_of_it(api: Api, tenant: str,
     assert [metric["current"] for metric in found["metrics"]] == [1]
     for extreme in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"):
         assert get(api, "current", tenant, at=extreme)["metrics"] == []
+
+
+@pytest.mark.parametrize("folds", [False, True])
+@pytest.mark.parametrize("is_meter", [False, True])
+def test_a_last_value_is_in_force_in_segments_without_events(
+    api: Api, tenant: str, ingest: Ingest, pool: ConnectionPool, *, is_meter: bool, folds: bool
+) -> None:
+    """Seats reported once are there in every later window, until another number comes; never before the first one."""
+    if is_meter:
+        define(pool, tenant, "seats", aggregation="last", metrics=["seats"])
+    else:
+        with pool.connection() as connection:
+            connection.execute(
+                "insert into price_mappings (id, tenant_id, meter, aggregation, stripe_account_id, mode, created_at) "
+                "values (gen_random_uuid(), %s, 'seats', 'last', 'acct_1', 'off', now())",
+                (tenant,),
+            )
+    seats = {"metric": "seats"}
+    in_august = -24 * 50
+    ingest(raw(in_august, "5") | seats, raw(in_august + 1, "12") | seats, raw(20, "7") | seats)
+    ingest(raw(in_august, "9") | {"metric": "other"})
+    if folds:
+        fold(pool)
+
+    def current(month: str) -> dict[str, tuple[int, int]]:
+        metrics = get(api, "current", tenant, at=f"{month}-15T00:00:00Z")["metrics"]
+        return {each["name"]: (each["current"], each["count"]) for each in metrics}
+
+    assert current("2026-07") == {}
+    assert current("2026-08") == {"seats": (12, 2), "other": (9, 1)}
+    assert current("2026-09") == {"seats": (12, 0)}
+    assert current("2026-10") == {"seats": (7, 1)}
+    assert current("2026-11") == {"seats": (7, 0)}
+    assert current("2126-01") == {}
+
+
+def test_the_value_in_force_begins_with_the_segment_that_cuts_a_day(
+    api: Api, tenant: str, ingest: Ingest, pool: ConnectionPool
+) -> None:
+    """What was reported that morning is in force in the segment that begins at noon."""
+    define(pool, tenant, "seats", aggregation="last", metrics=["raw"])
+    phase(pool, tenant, FIRST + 12 * HOUR)
+    ingest(raw(1, "5"))
+    fold(pool)
+    (metric,) = get(api, "current", tenant, metric="seats", at="2026-10-02T00:00:00Z")["metrics"]
+    assert (metric["current"], metric["count"], metric["last"]) == (5, 0, None)
