@@ -19,19 +19,28 @@ do update
     where c.seen_at <= excluded.seen_at;
 
 -- name: resolve
--- The surplus of a day is gone before anybody decided.
-update stripe_corrections
+-- The surpluses of some days are gone before anybody decided.
+update stripe_corrections as c
 set
     status = 'resolved',
     seen_at = %(now)s
+from
+    unnest(
+        %(stripe_account_id)s::text[],
+        %(stripe_event_name)s::text[],
+        %(stripe_customer_id)s::text[],
+        %(segment_start)s::timestamptz[],
+        %(day)s::date[]
+    )
+        as d (stripe_account_id, stripe_event_name, stripe_customer_id, segment_start, day)
 where
-    stripe_account_id = %(stripe_account_id)s
-    and stripe_event_name = %(stripe_event_name)s
-    and stripe_customer_id = %(stripe_customer_id)s
-    and segment_start = %(segment_start)s
-    and day = %(day)s
-    and status = 'suggested'
-    and seen_at <= %(now)s;
+    c.stripe_account_id = d.stripe_account_id
+    and c.stripe_event_name = d.stripe_event_name
+    and c.stripe_customer_id = d.stripe_customer_id
+    and c.segment_start = d.segment_start
+    and c.day = d.day
+    and c.status = 'suggested'
+    and c.seen_at <= %(now)s;
 
 -- name: lock_correction
 -- One, nobody else's until the transaction ends; of one tenant when given.

@@ -18,7 +18,7 @@ order by tenant_id, customer_ref, meter, starts_at;
 select t.place, p.meter, p.starts_at, p.cadence, p.cadence_count, p.anchor_at
 from
     unnest(%(tenant_ids)s::text[], %(customer_refs)s::text[], %(meters)s::text[])
-        with ordinality as t (tenant_id, customer_ref, meter, place)
+    with ordinality as t (tenant_id, customer_ref, meter, place)
 inner join billing_phases as p
     on t.tenant_id = p.tenant_id and t.customer_ref = p.customer_ref and p.meter in (t.meter, '')
 order by t.place, p.meter, p.starts_at;

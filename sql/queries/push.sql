@@ -130,24 +130,25 @@ from (
 select t.place, d.segment_start, d.day, d.counted, d.planned, d.entry_count
 from
     unnest(%(tenant_ids)s::text[], %(mapping_ids)s::uuid[], %(customer_refs)s::text[])
-        with ordinality as t (tenant_id, mapping_id, customer_ref, place)
-cross join lateral (
-    select
-        segment_start,
-        day,
-        counted,
-        planned,
-        entry_count
-    from push_days
-    where
-        tenant_id = t.tenant_id
-        and mapping_id = t.mapping_id
-        and customer_ref = t.customer_ref
-        and day >= %(first_day)s
-        and day <= %(today)s
-        and counted <> planned
-    offset 0
-) as d
+    with ordinality as t (tenant_id, mapping_id, customer_ref, place)
+cross join
+    lateral (
+        select
+            segment_start,
+            day,
+            counted,
+            planned,
+            entry_count
+        from push_days
+        where
+            tenant_id = t.tenant_id
+            and mapping_id = t.mapping_id
+            and customer_ref = t.customer_ref
+            and day >= %(first_day)s
+            and day <= %(today)s
+            and counted <> planned
+        offset 0
+    ) as d
 order by t.place, d.day, d.segment_start;
 
 -- name: load_used_minutes
@@ -161,14 +162,14 @@ from
         %(starts)s::timestamptz[],
         %(ends)s::timestamptz[]
     )
-        with ordinality as t (stripe_account_id, stripe_event_name, stripe_customer_id, starts_at, ends_at, place)
+    with ordinality as t (stripe_account_id, stripe_event_name, stripe_customer_id, starts_at, ends_at, place)
 inner join push_entries as e
     on
         t.stripe_account_id = e.stripe_account_id
         and t.stripe_event_name = e.stripe_event_name
         and t.stripe_customer_id = e.stripe_customer_id
-        and e.stamped_at >= t.starts_at
-        and e.stamped_at < t.ends_at;
+        and t.starts_at <= e.stamped_at
+        and t.ends_at > e.stamped_at;
 
 -- name: load_open_entries
 -- The rows of some targets that are planned or being sent: at most one of each. `place`: which target.
@@ -179,7 +180,7 @@ select
     e.next_attempt_at, e.probed_at, e.probed_quantity
 from
     unnest(%(stripe_account_ids)s::text[], %(stripe_event_names)s::text[], %(stripe_customer_ids)s::text[])
-        with ordinality as t (stripe_account_id, stripe_event_name, stripe_customer_id, place)
+    with ordinality as t (stripe_account_id, stripe_event_name, stripe_customer_id, place)
 inner join push_entries as e
     on
         t.stripe_account_id = e.stripe_account_id
@@ -192,7 +193,7 @@ where e.state in ('planned', 'sending');
 select distinct t.place
 from
     unnest(%(stripe_account_ids)s::text[], %(stripe_event_names)s::text[], %(stripe_customer_ids)s::text[])
-        with ordinality as t (stripe_account_id, stripe_event_name, stripe_customer_id, place)
+    with ordinality as t (stripe_account_id, stripe_event_name, stripe_customer_id, place)
 inner join push_entries as e
     on
         t.stripe_account_id = e.stripe_account_id

@@ -34,16 +34,45 @@ where
     and d.day <= %(today)s
 order by d.mapping_id, d.customer_ref, d.day, d.segment_start;
 
--- name: replace_verdict
--- The latest verdict on a day.
+-- name: replace_verdicts
+-- The latest verdicts on some days, written in the order of their keys so that two writers cannot deadlock.
 insert into reconciliations as r (
     mapping_id, customer_ref, segment_start, day, tenant_id, meter, status, cause,
     local_quantity, pushed_quantity, stripe_quantity, checked_at
 )
-values (
-    %(mapping_id)s, %(customer_ref)s, %(segment_start)s, %(day)s, %(tenant_id)s, %(meter)s, %(status)s, %(cause)s,
-    %(local_quantity)s, %(pushed_quantity)s, %(stripe_quantity)s, %(checked_at)s
-)
+select
+    mapping_id,
+    customer_ref,
+    segment_start,
+    day,
+    tenant_id,
+    meter,
+    status,
+    cause,
+    local_quantity,
+    pushed_quantity,
+    stripe_quantity,
+    checked_at
+from
+    unnest(
+        %(mapping_id)s::uuid[],
+        %(customer_ref)s::text[],
+        %(segment_start)s::timestamptz[],
+        %(day)s::date[],
+        %(tenant_id)s::text[],
+        %(meter)s::text[],
+        %(status)s::text[],
+        %(cause)s::text[],
+        %(local_quantity)s::numeric[],
+        %(pushed_quantity)s::numeric[],
+        %(stripe_quantity)s::numeric[],
+        %(checked_at)s::timestamptz[]
+    )
+        as v (
+            mapping_id, customer_ref, segment_start, day, tenant_id, meter, status, cause,
+            local_quantity, pushed_quantity, stripe_quantity, checked_at
+        )
+order by mapping_id, customer_ref, segment_start, day
 on conflict (mapping_id, customer_ref, segment_start, day) do update
     set
         status = excluded.status,
@@ -54,25 +83,44 @@ on conflict (mapping_id, customer_ref, segment_start, day) do update
         checked_at = excluded.checked_at
     where r.checked_at <= excluded.checked_at;
 
--- name: confirm_day
--- Rows of a day whose sum is what Stripe reports are confirmed; nothing when a row came in between.
+-- name: confirm_days
+-- Rows of days whose sum is what Stripe reports are confirmed; none of a day in which a row came in between.
+with exact as (
+    select e.id
+    from
+        unnest(
+            %(stripe_account_id)s::text[],
+            %(stripe_event_name)s::text[],
+            %(stripe_customer_id)s::text[],
+            %(segment_start)s::timestamptz[],
+            %(day)s::date[],
+            %(stripe_quantity)s::numeric[]
+        )
+            as d (stripe_account_id, stripe_event_name, stripe_customer_id, segment_start, day, stripe_quantity)
+    inner join push_totals as t
+        on
+            d.stripe_account_id = t.stripe_account_id
+            and d.stripe_event_name = t.stripe_event_name
+            and d.stripe_customer_id = t.stripe_customer_id
+            and d.segment_start = t.segment_start
+            and d.day = t.day
+            and d.stripe_quantity = t.accepted_total
+    inner join push_entries as e
+        on
+            d.stripe_account_id = e.stripe_account_id
+            and d.stripe_event_name = e.stripe_event_name
+            and d.stripe_customer_id = e.stripe_customer_id
+            and d.segment_start = e.segment_start
+            and d.day = e.day
+    where e.state = 'accepted' and t.planned_total = t.accepted_total
+    order by e.id
+    for update of e
+)
+
 update push_entries as e
 set state = 'confirmed'
-from push_totals as t
-where
-    e.stripe_account_id = %(stripe_account_id)s
-    and e.stripe_event_name = %(stripe_event_name)s
-    and e.stripe_customer_id = %(stripe_customer_id)s
-    and e.segment_start = %(segment_start)s
-    and e.day = %(day)s
-    and e.state = 'accepted'
-    and t.stripe_account_id = e.stripe_account_id
-    and t.stripe_event_name = e.stripe_event_name
-    and t.stripe_customer_id = e.stripe_customer_id
-    and t.segment_start = e.segment_start
-    and t.day = e.day
-    and t.accepted_total = %(stripe_quantity)s
-    and t.planned_total = t.accepted_total;
+from exact
+where e.id = exact.id and e.state = 'accepted';
 
 -- name: list_verdicts
 -- The latest verdicts that are not ok, worst first.

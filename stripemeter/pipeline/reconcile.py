@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from itertools import groupby
+from itertools import groupby, islice
 
 from psycopg_pool import ConnectionPool
 
@@ -28,7 +28,7 @@ from stripemeter.metering.rulebook import TenantRules
 from stripemeter.metering.segments import BillingPhase, segment_at, segment_starts
 from stripemeter.store import corrections, push_entries, reconciliation_runs, reconciliations
 from stripemeter.store.customers import load_phases
-from stripemeter.store.postgres import Tx, transaction
+from stripemeter.store.postgres import transaction
 from stripemeter.store.reconciliation_runs import ReconciliationRun
 from stripemeter.store.reconciliations import LocalDay, ReconciledDay
 
@@ -36,6 +36,8 @@ MAX_ROWS = 1000
 """Most rows of a report; the counts are of all days."""
 SILENT_CUSTOMERS = 5
 """After so many customers in a row without an answer the rest is `unknown` unasked."""
+CUSTOMERS_TOGETHER = 50
+"""Customers whose verdicts are written down together."""
 EXPLAINED = ("unsent", "in_flight")
 """Causes that pass by themselves: the next push, or a few minutes."""
 
@@ -114,19 +116,11 @@ def reconcile_usage(
     verdicts: list[ReconciledDay] = []
     confirmed = 0
     with ThreadPoolExecutor(max_workers=max_workers, thread_name_prefix="reconcile") as workers:
-        readings = list(workers.map(reader.read, customers))
-    for days, reading in zip(customers, readings, strict=True):
-        judged = list(_judge(days, reading, now))
-        with transaction(pool) as tx:
-            reconciliations.replace_verdicts(tx, (verdict for _, verdict in judged))
-            for day, verdict in judged:
-                _suggest(tx, day, verdict, now)
-            confirmed += sum(
-                reconciliations.confirm_day(tx, day, verdict.stripe_quantity)
-                for day, verdict in judged
-                if verdict.stripe_quantity is not None and verdict.stripe_quantity == day.accepted
-            )
-        verdicts += [verdict for _, verdict in judged]
+        readings = zip(customers, workers.map(reader.read, customers), strict=True)
+        while group := list(islice(readings, CUSTOMERS_TOGETHER)):
+            judged = [row for days, reading in group for row in _judge(days, reading, now)]
+            confirmed += _write_down(pool, judged, now)
+            verdicts += [verdict for _, verdict in judged]
     with transaction(pool) as tx:
         held, _ = push_entries.load_held(tx, stripe_account_id=account, mode=sink.mode, first_day=first, limit=0)
     return _report(account, verdicts, held=held, confirmed=confirmed)
@@ -259,15 +253,25 @@ def _state(day: LocalDay, stripe: Decimal | None) -> DayState:
     )
 
 
-def _suggest(tx: Tx, day: LocalDay, verdict: ReconciledDay, now: datetime) -> None:
-    """One suggestion for as long as there is a surplus, however often it is seen."""
-    surplus = surplus_at_stripe(_state(day, verdict.stripe_quantity), now=now)
-    if surplus is None:
-        return
-    if surplus > 0 and verdict.status != "ok":
-        corrections.suggest(tx, day, surplus, now=now)
-    else:
-        corrections.resolve(tx, day, now=now)
+def _write_down(pool: ConnectionPool, judged: Sequence[tuple[LocalDay, ReconciledDay]], now: datetime) -> int:
+    """Store the verdicts, one suggestion for as long as there is a surplus, and how many rows are now confirmed."""
+    surpluses = [
+        (day, surplus, verdict.status)
+        for day, verdict in judged
+        if (surplus := surplus_at_stripe(_state(day, verdict.stripe_quantity), now=now)) is not None
+    ]
+    exact = [
+        (day, verdict.stripe_quantity)
+        for day, verdict in judged
+        if verdict.stripe_quantity is not None and verdict.stripe_quantity == day.accepted
+    ]
+    with transaction(pool) as tx:
+        reconciliations.replace_verdicts(tx, [verdict for _, verdict in judged])
+        for day, surplus, status in surpluses:
+            if surplus > 0 and status != "ok":
+                corrections.suggest(tx, day, surplus, now=now)
+        corrections.resolve(tx, [day for day, surplus, status in surpluses if surplus <= 0 or status == "ok"], now=now)
+        return reconciliations.confirm_days(tx, exact)
 
 
 def _stranger(like: LocalDay, segment_start: datetime, day: date) -> LocalDay:

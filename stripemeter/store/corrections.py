@@ -7,6 +7,7 @@ Belongs here: rows. Does not: when a surplus becomes a suggestion (`pipeline.rec
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -44,9 +45,10 @@ def suggest(tx: Tx, day: LocalDay, surplus: Decimal, *, now: datetime) -> None:
     tx.execute(_Q["suggest"], {**_key(day), **values, "surplus": surplus, "now": now})
 
 
-def resolve(tx: Tx, day: LocalDay, *, now: datetime) -> None:
-    """Withdraw the suggestion of a day, where there is one: its surplus is gone."""
-    tx.execute(_Q["resolve"], {**_key(day), "now": now})
+def resolve(tx: Tx, days: Sequence[LocalDay], *, now: datetime) -> None:
+    """Withdraw the suggestions of some days, where there are any: their surplus is gone."""
+    keys = [_key(day) for day in days]
+    tx.execute(_Q["resolve"], {name: [key[name] for key in keys] for name in _KEY_NAMES} | {"now": now})
 
 
 def lock_correction(tx: Tx, correction_id: UUID, *, tenant_id: str | None = None) -> Correction | None:
@@ -74,11 +76,8 @@ def list_suggested(
         return cursor.execute(_Q["list_suggested"], values, prepare=False).fetchall()
 
 
+_KEY_NAMES = ("stripe_account_id", "stripe_event_name", "stripe_customer_id", "segment_start", "day")
+
+
 def _key(day: LocalDay) -> dict[str, object]:
-    return {
-        "stripe_account_id": day.stripe_account_id,
-        "stripe_event_name": day.stripe_event_name,
-        "stripe_customer_id": day.stripe_customer_id,
-        "segment_start": day.segment_start,
-        "day": day.day,
-    }
+    return {name: getattr(day, name) for name in _KEY_NAMES}

@@ -6,8 +6,8 @@ reading Stripe (`billing`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import date, datetime
 from decimal import Decimal
 from uuid import UUID
@@ -85,26 +85,17 @@ def load_local_days(tx: Tx, *, stripe_account_id: str, mode: str, first_day: dat
         return cursor.execute(_Q["load_days"], values).fetchall()
 
 
-def replace_verdicts(tx: Tx, verdicts: Iterable[ReconciledDay]) -> None:
-    """Make these the latest verdicts, sorted by key so that two writers cannot deadlock."""
-    ordered = sorted(verdicts, key=lambda row: (row.mapping_id, row.customer_ref, row.segment_start, row.day))
-    with tx.cursor() as cursor:
-        cursor.executemany(_Q["replace_verdict"], [asdict(verdict) for verdict in ordered])
+def replace_verdicts(tx: Tx, verdicts: Sequence[ReconciledDay]) -> None:
+    """Make these the latest verdicts."""
+    values = {column.name: [getattr(verdict, column.name) for verdict in verdicts] for column in fields(ReconciledDay)}
+    tx.execute(_Q["replace_verdicts"], values)
 
 
-def confirm_day(tx: Tx, local: LocalDay, stripe_quantity: Decimal) -> int:
-    """Confirm the accepted rows of a day that Stripe reports exactly; returns how many."""
-    return tx.execute(
-        _Q["confirm_day"],
-        {
-            "stripe_account_id": local.stripe_account_id,
-            "stripe_event_name": local.stripe_event_name,
-            "stripe_customer_id": local.stripe_customer_id,
-            "segment_start": local.segment_start,
-            "day": local.day,
-            "stripe_quantity": stripe_quantity,
-        },
-    ).rowcount
+def confirm_days(tx: Tx, readings: Sequence[tuple[LocalDay, Decimal]]) -> int:
+    """Confirm the accepted rows of the days that Stripe reports exactly, each with its reading; returns how many."""
+    names = ("stripe_account_id", "stripe_event_name", "stripe_customer_id", "segment_start", "day")
+    values: dict[str, list[object]] = {name: [getattr(day, name) for day, _ in readings] for name in names}
+    return tx.execute(_Q["confirm_days"], values | {"stripe_quantity": [quantity for _, quantity in readings]}).rowcount
 
 
 def list_verdicts(tx: Tx, *, tenant_id: str | None = None, limit: int = 100) -> list[OpenVerdict]:
