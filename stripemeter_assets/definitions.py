@@ -10,8 +10,8 @@ from typing import Any
 
 import dagster as dg
 
-from stripemeter_assets import backfills, retention, stripe_events, triggers
-from stripemeter_assets.assets import archive, counters, events, pushes, reconciliations
+from stripemeter_assets import backfills, closing, retention, stripe_events, triggers
+from stripemeter_assets.assets import archive, counters, events, invoice_closings, pushes, reconciliations
 from stripemeter_assets.resources import LakeResource, PostgresResource, StripeResource
 
 
@@ -24,6 +24,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             archive.event_archive,
             pushes.pushes,
             reconciliations.reconciliations,
+            invoice_closings.invoice_closings,
         ],
         asset_checks=[
             events.events_arrive,
@@ -35,6 +36,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             counters.meters_report,
             archive.lake_equals_ledger,
             reconciliations.stripe_equals_local,
+            invoice_closings.closed_invoices_prove_parity,
         ],
         jobs=[
             triggers.recount,
@@ -46,6 +48,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             triggers.housekeeping,
             retention.retention,
             backfills.backfill,
+            closing.close,
             stripe_events.stripe_error_reports,
         ],
         sensors=[
@@ -54,10 +57,12 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             triggers.unpushed_usage,
             triggers.requested_reconciliations,
             backfills.pending_backfills,
+            closing.told_invoices,
             stripe_events.reported_rows,
         ],
         schedules=[
             triggers.hourly_reconciliation,
+            closing.frequent_closing,
             triggers.hourly_watch,
             triggers.nightly_proof,
             triggers.nightly_archive,

@@ -24,10 +24,11 @@ from stripemeter.pipeline.reconciliation_report import plot_drift
 from stripemeter.pipeline.recount import RecountedDay
 from stripemeter.pipeline.recount_days import FailedDay
 from stripemeter.store.archived_days import ArchivedDay
+from stripemeter.store.closings import Closing
 from stripemeter.store.counters import CounterMismatch
 from stripemeter.store.freshness import FoldState
 from stripemeter.store.reconciliation_runs import ReconciliationRun
-from stripemeter_assets.verdicts import StripeVerdicts
+from stripemeter_assets.verdicts import ClosingVerdicts, StripeVerdicts
 
 TABLE_ROWS = 100
 """Most rows of one table: the event log stores them with every event."""
@@ -207,6 +208,14 @@ def stripe_verdict(verdicts: StripeVerdicts) -> str:
     return (
         f"days somebody must look at: {len(verdicts.unexplained)}; days Stripe did not answer for: "
         f"{len(verdicts.unknown)}; days that settle by themselves: {len(verdicts.on_its_way)}"
+    )
+
+
+def closing_verdict(verdicts: ClosingVerdicts, short: Sequence[Closing]) -> str:
+    """How many invoices somebody must look at and why, in one line."""
+    return (
+        f"invoices that failed: {len(verdicts.failed)}; that wait too long: {len(verdicts.overdue)}; that Stripe "
+        f"finalizes before late usage has come: {len(short)}"
     )
 
 

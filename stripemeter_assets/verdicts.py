@@ -9,10 +9,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from stripemeter.metering.closings import OVERDUE_AFTER
 from stripemeter.metering.deltas import first_open_day
 from stripemeter.pipeline.reconcile import EXPLAINED
+from stripemeter.store.closings import Closing
 from stripemeter.store.freshness import FoldState
 from stripemeter.store.reconciliations import OpenVerdict
+
+HOLD_WITHIN = timedelta(minutes=30)
+"""How long a draft may wait to be held: half of the shortest grace Stripe has by default."""
+SHORT_GRACES = timedelta(days=35)
+"""How long an invoice with too short a grace is shown: until the next month's has come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +47,37 @@ def sort_verdicts(verdicts: Iterable[OpenVerdict], *, now: datetime) -> StripeVe
         unknown=tuple(unknown),
         on_its_way=tuple(one for one in open_days if one not in unexplained and one not in unknown),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosingVerdicts:
+    """Invoices that somebody must look at.
+
+    Args:
+        failed: that are held because something is wrong, or bill something else than we counted; not released.
+        overdue: that are ours to finalize, or to prove, and have waited too long.
+    """
+
+    failed: tuple[Closing, ...]
+    overdue: tuple[Closing, ...]
+
+
+def sort_closings(closings: Iterable[Closing], *, now: datetime) -> ClosingVerdicts:
+    """Of the invoices that are not closed, or failed: those with something wrong. Order is kept."""
+    listed = list(closings)
+    failed = tuple(one for one in listed if one.state == "failed" and one.released_at is None)
+    return ClosingVerdicts(
+        failed=failed, overdue=tuple(one for one in listed if one not in failed and _is_overdue(one, now))
+    )
+
+
+def _is_overdue(closing: Closing, now: datetime) -> bool:
+    if closing.closed_at is not None or (closing.control == "observe" and closing.state != "finalized"):
+        return False
+    if closing.state == "found":
+        # Ours to hold, and Stripe's clock runs.
+        return now > closing.found_at + HOLD_WITHIN
+    return now > closing.settles_at + OVERDUE_AFTER
 
 
 def is_current(state: FoldState, *, within: timedelta) -> bool:

@@ -9,15 +9,16 @@ nobody looked is found too. A message that says one was made only makes somebody
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from psycopg_pool import ConnectionPool
 
-from stripemeter.billing.sink import BillingSink, Invoice
+from stripemeter.billing.sink import BillingSink, Invoice, Mode
 from stripemeter.metering.closings import BilledWindow, Control, is_grace_short, settles_at
 from stripemeter.metering.rulebook import TenantRules
-from stripemeter.store import closings
+from stripemeter.pipeline.stripe_events import INVOICES
+from stripemeter.store import closings, stripe_events
 from stripemeter.store.closings import FoundInvoice, MappedMeter
 from stripemeter.store.postgres import transaction
 from stripemeter.store.rulebook import load_rulebook
@@ -26,6 +27,9 @@ LONGEST_GRACE = timedelta(hours=72)
 """How far back the first look goes. Source: Stripe, configure the grace period: at most 72 hours."""
 OVERLAP = timedelta(minutes=10)
 """How much of what was seen is asked for again: clocks differ, and lists may lag."""
+
+MESSAGES = 500
+"""Messages answered in one transaction."""
 
 
 class Prices:
@@ -58,6 +62,7 @@ def find_invoices(pool: ConnectionPool, sink: BillingSink, prices: Prices, *, co
         mapped = closings.load_mapped(tx, account, sink.mode)
         polled_at = closings.load_poll(tx, account)
     if not mapped:
+        _answer_messages(pool, sink, now)
         return 0
     since = now - LONGEST_GRACE if polled_at is None else polled_at - OVERLAP
     invoices = {one.invoice_id: one for one in [*sink.list_invoices_since(since), *sink.list_draft_invoices()]}
@@ -68,7 +73,26 @@ def find_invoices(pool: ConnectionPool, sink: BillingSink, prices: Prices, *, co
                 if invoice.status == "draft" and invoice.is_advancing:
                     closings.take_control(tx, account, invoice.invoice_id)
         closings.save_poll(tx, account, now)
+    _answer_messages(pool, sink, now)
     return found
+
+
+def has_message(pool: ConnectionPool, *, modes: Collection[Mode]) -> bool:
+    """Whether Stripe told of an invoice since somebody looked last."""
+    with transaction(pool) as tx:
+        return any(stripe_events.list_waiting(tx, types=INVOICES, is_live=mode == "live", limit=1) for mode in modes)
+
+
+def _answer_messages(pool: ConnectionPool, sink: BillingSink, now: datetime) -> None:
+    """Messages that came before now are answered by having looked; one that came since makes somebody look again."""
+    while True:
+        with transaction(pool) as tx:
+            waiting = stripe_events.list_waiting(tx, types=INVOICES, is_live=sink.mode == "live", limit=MESSAGES)
+            answered = [event for event in waiting if event.received_at <= now]
+            for event in answered:
+                stripe_events.mark_processed(tx, event.id, "done", now=now)
+        if len(answered) < MESSAGES:
+            return
 
 
 def billed_windows(

@@ -16,6 +16,7 @@ ASSETS = {
     "event_archive": "ledger",
     "pushes": "billing",
     "reconciliations": "billing",
+    "invoice_closings": "billing",
 }
 
 
@@ -31,6 +32,7 @@ def test_the_assets_are_the_pipeline() -> None:
         "event_archive": ["events", "counters"],
         "pushes": ["counters"],
         "reconciliations": ["pushes"],
+        "invoice_closings": ["reconciliations"],
     }
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from stripemeter.cli.main import app
 from stripemeter.errors import NotFound, StripeMeterError
+from stripemeter.pipeline.push import push_usage
 from tests.closing_bench import ClosingBench, open_closing
 from tests.emulator import RunningEmulator
 
@@ -21,7 +22,7 @@ from tests.emulator import RunningEmulator
 def bench(
     pool: ConnectionPool, database_url: str, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> ClosingBench:
-    """A week that ended three days ago, of which Stripe was told by somebody else; the command looks there."""
+    """A week that ended three days ago, and Stripe knows of its usage; the command looks there."""
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("STRIPEMETER_HOME", str(tmp_path))
     monkeypatch.setenv("STRIPE_TEST_SECRET_KEY", emulator.key)
@@ -29,6 +30,8 @@ def bench(
     monkeypatch.setenv("STRIPEMETER_CLOSING", "control")
     opened = open_closing(pool, emulator, start=datetime.now(UTC).replace(microsecond=0) - timedelta(days=10))
     opened.count("5")
+    opened.go_to(opened.start + timedelta(days=4))
+    push_usage(pool, opened.stripe.sink, now=opened.start + timedelta(days=4))
     opened.go_to(opened.start + timedelta(days=7, minutes=20))
     return opened
 
