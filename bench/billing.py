@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import stripe
 from psycopg_pool import ConnectionPool
@@ -43,6 +43,7 @@ class SinkSettings:
     stripe_secret_key: SecretStr | None = None
     allow_live: bool = False
     stripe_calls_per_second: float | None = None
+    stripe_transport: Literal["v1", "v2"] = "v1"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from psycopg_pool import ConnectionPool
 from pydantic import SecretStr
@@ -34,6 +34,7 @@ class SinkSettings:
     stripe_test_secret_key: SecretStr | None = None
     stripe_api_base: str | None = None
     stripe_calls_per_second: float | None = None
+    stripe_transport: Literal["v1", "v2"] = "v1"
     allow_live: bool = False
 
 
@@ -140,6 +141,10 @@ def open_bench(
     return StripeBench(pool=pool, emulator=emulator, sink=sink, meter_id=meter.stripe_meter_id, tenant=tenant)
 
 
-def shadow_sink(emulator: RunningEmulator) -> BillingSink:
+def shadow_sink(emulator: RunningEmulator, *, transport: Literal["v1", "v2"] = "v1") -> BillingSink:
     """The emulator as a sink."""
-    return open_sink(SinkSettings(stripe_test_secret_key=SecretStr(emulator.key), stripe_api_base=emulator.url))
+    return open_sink(
+        SinkSettings(
+            stripe_test_secret_key=SecretStr(emulator.key), stripe_api_base=emulator.url, stripe_transport=transport
+        )
+    )

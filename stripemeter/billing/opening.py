@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
-from stripemeter.billing.sink import BillingSink, Mode
+from stripemeter.billing.sink import BillingSink, Mode, Transport
 from stripemeter.errors import InvalidInput, NotAllowed
 
 TEST_PREFIXES = ("sk_test_", "rk_test_")
@@ -36,6 +36,10 @@ class StripeSettings(Protocol):
         """The most requests of a second to one account; Stripe's own limit when None."""
 
     @property
+    def stripe_transport(self) -> Transport:
+        """Which way of Stripe's a single meter event takes."""
+
+    @property
     def allow_live(self) -> bool:
         """Whether usage may go to a live account."""
 
@@ -55,7 +59,13 @@ def open_sink(settings: StripeSettings, *, mode: Mode = "shadow") -> BillingSink
     # The limits are Stripe's own; another address has none unless it is said.
     if pace is None and settings.stripe_api_base is None:
         pace = STRIPE_CALLS_PER_SECOND[mode]
-    return StripeSink(key=key, mode=mode, api_base=settings.stripe_api_base, calls_per_second=pace)
+    return StripeSink(
+        key=key,
+        mode=mode,
+        api_base=settings.stripe_api_base,
+        calls_per_second=pace,
+        transport=settings.stripe_transport,
+    )
 
 
 def open_sinks(settings: StripeSettings) -> list[BillingSink]:

@@ -12,6 +12,8 @@ from decimal import Decimal
 from typing import Literal, Protocol
 
 Mode = Literal["shadow", "live"]
+Transport = Literal["v1", "v2"]
+"""Of Stripe's API for one meter event: v1 repeats a saved 5xx, v2 executes the request again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from stripemeter.billing.sink import (
     Mode,
     StripeMeter,
     StripePrice,
+    Transport,
 )
 from stripemeter.billing.stripe_errors import is_already_accepted, translated
 from stripemeter.billing.stripe_invoices import read_invoice
@@ -51,6 +52,7 @@ class StripeSink:
         mode: which mappings it serves.
         api_base: another address than Stripe's, for all four of its hosts.
         calls_per_second: the most requests of a second; None: as many as there are.
+        transport: which of Stripe's two ways a single event takes.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class StripeSink:
         mode: Mode,
         api_base: str | None = None,
         calls_per_second: float | None = None,  # allow-float: calls a second
+        transport: Transport = "v1",
     ) -> None:
         options: Any = {}
         if api_base is not None:
@@ -72,6 +75,7 @@ class StripeSink:
             **options,
         )
         self._mode = mode
+        self._transport = transport
         self._account_id: str | None = None
         self._account_lock = Lock()
 
@@ -90,18 +94,7 @@ class StripeSink:
     def send_meter_event(self, event: MeterEvent) -> Accepted | AlreadyAccepted:
         """Send one delta, once: no retry inside."""
         try:
-            answer = self._client.v1.billing.meter_events.create(
-                {
-                    "event_name": event.event_name,
-                    "identifier": event.identifier,
-                    "timestamp": int(event.at.timestamp()),
-                    "payload": {
-                        "stripe_customer_id": event.stripe_customer_id,
-                        "value": fixed_point(event.quantity),
-                    },
-                },
-                {"idempotency_key": event.idempotency_key},
-            )
+            answer = self._post_v1(event) if self._transport == "v1" else self._post_v2(event)
         except stripe.StripeError as error:
             if is_already_accepted(error, event.identifier):
                 return AlreadyAccepted(request_id=error.request_id)
@@ -246,6 +239,28 @@ class StripeSink:
             raise InvariantBroken("the Stripe SDK kept no response for an event")
         return parse_error_report(json.loads(event.last_response.body))
 
+    def _post_v1(self, event: MeterEvent) -> stripe.billing.MeterEvent:
+        return self._client.v1.billing.meter_events.create(
+            {
+                "event_name": event.event_name,
+                "identifier": event.identifier,
+                "timestamp": int(event.at.timestamp()),
+                "payload": _payload(event),
+            },
+            {"idempotency_key": event.idempotency_key},
+        )
+
+    def _post_v2(self, event: MeterEvent) -> stripe.v2.billing.MeterEvent:
+        return self._client.v2.billing.meter_events.create(
+            {
+                "event_name": event.event_name,
+                "identifier": event.identifier,
+                "timestamp": event.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "payload": _payload(event),
+            },
+            {"idempotency_key": event.idempotency_key},
+        )
+
     def _summaries(
         self, meter: str, customer: str, start: datetime, end: datetime, extra: Mapping[str, str]
     ) -> Iterator[dict[str, Any]]:
@@ -264,6 +279,10 @@ class StripeSink:
             if not page["has_more"]:
                 return
             cursor = {"starting_after": page["data"][-1]["id"]}
+
+
+def _payload(event: MeterEvent) -> dict[str, str]:
+    return {"stripe_customer_id": event.stripe_customer_id, "value": fixed_point(event.quantity)}
 
 
 def _http_client(calls_per_second: float | None) -> stripe.RequestsClient:  # allow-float: calls a second
