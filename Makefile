@@ -9,10 +9,10 @@ SEED ?= 1
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test test-fast soak check format bench lock
+.PHONY: help setup up down demo test test-fast soak stripe-probe check format bench lock
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## build .venv from requirements.lock (every other target does it when needed)
 	@:
@@ -39,6 +39,9 @@ test-fast: $(STAMP) ## run the pure tests only: seconds, no server
 
 soak: $(STAMP) ## faults at random for a while, then Stripe's totals must equal ours (SEED=n SECONDS=n)
 	@$(BIN)/python -m tests.faults.soak --seed $(SEED) --seconds $(SECONDS)
+
+stripe-probe: $(STAMP) ## ask a Stripe sandbox (STRIPE_SANDBOX_KEY) what is unknown; answers become the emulator's knobs
+	@$(BIN)/python -m tools.stripe_probe $(ARGS)
 
 check: $(STAMP) ## format, lint, types, import contracts, SQL: what CI runs before the tests
 	@$(BIN)/python -m tools.check

@@ -81,13 +81,20 @@ class RunningEmulator:
 
 
 def start_emulator(
-    *, state: Path | None = None, port: int | None = None, key: str | None = None, cwd: Path | None = None
+    *,
+    state: Path | None = None,
+    port: int | None = None,
+    key: str | None = None,
+    cwd: Path | None = None,
+    observed: Path | None = None,
 ) -> RunningEmulator:
-    """A new emulator process that answers; `cwd` chooses another copy of the package."""
+    """A new emulator process that answers; `cwd` chooses another copy of the package, `observed` its knobs."""
     chosen = port or _free_port()
     arguments = [sys.executable, "-m", "stripe_emulator", "--port", str(chosen)]
     if state is not None:
         arguments += ["--state", str(state)]
+    if observed is not None:
+        arguments += ["--observed", str(observed)]
     process = subprocess.Popen(
         arguments, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd=cwd or Path(__file__).parents[1]
     )
