@@ -159,6 +159,11 @@ class BillingSink(Protocol):
     ) -> Mapping[date, Decimal]:
         """What it holds per UTC day, first and last included; a day without usage may be absent."""
 
+    def read_hourly_quantities(
+        self, *, stripe_meter_id: str, stripe_customer_id: str, day: date
+    ) -> Mapping[datetime, Decimal]:
+        """What it holds per hour of a UTC day, by the hour's start; an hour without usage may be absent."""
+
     def find_meter(self, event_name: str) -> StripeMeter | None:
         """The active meter of an event name."""
 

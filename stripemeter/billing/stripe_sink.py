@@ -118,6 +118,14 @@ class StripeSink:
             datetime.fromtimestamp(int(row["start_time"]), UTC).date(): Decimal(row["aggregated_value"]) for row in rows
         }
 
+    def read_hourly_quantities(
+        self, *, stripe_meter_id: str, stripe_customer_id: str, day: date
+    ) -> Mapping[datetime, Decimal]:
+        """What Stripe holds per hour of a UTC day, by the hour's start; an hour without usage may be absent."""
+        start, end = day_bounds(day)
+        rows = self._summaries(stripe_meter_id, stripe_customer_id, start, end, {"value_grouping_window": "hour"})
+        return {datetime.fromtimestamp(int(row["start_time"]), UTC): Decimal(row["aggregated_value"]) for row in rows}
+
     def find_meter(self, event_name: str) -> StripeMeter | None:
         """The active meter of an event name."""
 

@@ -33,6 +33,7 @@ from stripemeter.cli import (
     recheck,
     reconcile,
     replay,
+    restore_fence,
     stack,
     stripe,
 )
@@ -57,6 +58,7 @@ app.command("demo")(demo.demo)
 app.command("query")(lake.query)
 app.command("ingest")(files.ingest)
 app.command("replay")(replay.replay)
+app.command("restore-fence")(restore_fence.restore_fence)
 app.add_typer(adjustments.app, name="adjustments")
 app.add_typer(files.app, name="backfills")
 app.add_typer(closing.app, name="close")

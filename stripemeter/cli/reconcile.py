@@ -12,7 +12,7 @@ from uuid import UUID
 
 import typer
 
-from stripemeter.cli.stripe import JSON_OPTION, LIVE_OPTION, open_parts, reconcile, show
+from stripemeter.cli.stripe import JSON_OPTION, LIVE_OPTION, open_parts, reconcile, show, witnesses
 from stripemeter.errors import InvalidInput
 
 app = typer.Typer(help="Ours against Stripe's, day by day.", no_args_is_help=True)
@@ -96,7 +96,7 @@ def apply(
             if ids
             else []
         )
-        pushed = push_usage(pool, sink, now=now)
+        pushed = push_usage(pool, sink, now=now, witnesses=witnesses())
         report = reconcile_and_record(pool, sink, clock=lambda: datetime.now(UTC))
     show(
         {

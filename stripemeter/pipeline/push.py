@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 from psycopg_pool import ConnectionPool
 
@@ -22,15 +23,18 @@ from stripemeter.billing.sink import BillingSink, Mode
 from stripemeter.errors import NotAllowed
 from stripemeter.metering.deltas import current_minute, first_open_day, whole_minutes
 from stripemeter.metering.segments import day_segment
+from stripemeter.pipeline.import_target import import_unread
 from stripemeter.pipeline.prove import load_conservation
 from stripemeter.pipeline.push_row import DEFAULT_RETRIES, Outcome, Pushed, PushRun, RetryPolicy
+from stripemeter.pipeline.push_row import pushed as report_target
 from stripemeter.pipeline.push_rows import push_targets
 from stripemeter.pipeline.push_segments import open_segments
-from stripemeter.store import push_entries
+from stripemeter.store import push_entries, push_epochs
 from stripemeter.store.customers import load_phases_of
 from stripemeter.store.mappings import list_mappings
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.push_entries import BlockingEntry, HeldDay, UnpushedDay
+from stripemeter.store.push_witness import PushWitness
 
 MAX_ROWS = 1000
 """Most rows of a report; the counts are of all of them."""
@@ -88,22 +92,35 @@ def push_usage(
     now: datetime,
     max_workers: int = 4,
     retries: RetryPolicy = DEFAULT_RETRIES,
+    witnesses: Path | None = None,
 ) -> PushReport:
     """Send everything that Stripe lacks and takes, and settle what earlier pushes left in flight.
 
     Nothing of a tenant whose events do not add up (law 2) is sent until they do: the verdict is read here, in the
-    transaction that finds what to send, for a check in the UI stops only its own run.
+    transaction that finds what to send, for a check in the UI stops only its own run. So is the push epoch: from a
+    database that was restored nothing is sent.
+
+    Args:
+        pool: the database.
+        sink: the account.
+        now: aware.
+        max_workers: requests at once.
+        retries: how often one row is tried.
+        witnesses: the directory of files that remember what was sent; None: there is none.
 
     Raises:
         StripeRejected: the key is refused.
-        NotAllowed: the key is of another account than every mapping of its mode. Nothing was sent.
+        NotAllowed: the key is of another account than every mapping of its mode, or this is not the database usage was
+            pushed from. Nothing was sent.
         Unavailable, OutcomeUnknown: the account could not be asked for, or Postgres is gone. Nothing was sent.
     """
     started = time.monotonic_ns()
     account = sink.account_id()
     first, today = first_open_day(now), now.astimezone(UTC).date()
+    witness = PushWitness(witnesses, account) if witnesses is not None else None
     with transaction(pool) as tx:
         _require_mapped_account(tx, account, sink.mode)
+        epoch = _require_same_database(tx, witness)
         open_segments(tx, now=now)
         broken = {tenant.tenant_id for tenant in load_conservation(tx) if not tenant.holds}
         found = push_entries.find_targets(
@@ -111,12 +128,14 @@ def push_usage(
         )
     targets = [target for target in found if target.tenant_id not in broken]
     left_out = sorted(broken & {target.tenant_id for target in found})
+    unread = import_unread(pool, sink, targets, epoch=epoch, now=now)
 
     def current_time() -> datetime:
         return now + timedelta(microseconds=(time.monotonic_ns() - started) // 1000)
 
-    run = PushRun(pool=pool, sink=sink, clock=current_time, retries=retries)
-    pushed = push_targets(run, targets, max_workers=max_workers)
+    run = PushRun(pool=pool, sink=sink, clock=current_time, retries=retries, witness=witness)
+    pushed = [report_target(target, None, "unsettled", reason) for target, reason in unread.items()]
+    pushed += push_targets(run, [target for target in targets if target not in unread], max_workers=max_workers)
     with transaction(pool) as tx:
         blocking = push_entries.list_blocking(tx, stripe_account_id=account, limit=MAX_ROWS)
         held, held_days = push_entries.load_held(
@@ -152,6 +171,14 @@ def _require_mapped_account(tx: Tx, account: str, mode: Mode) -> None:
             f"the key for {mode} pushes is of {account}, but usage is mapped to {', '.join(mapped[:MOST_NAMED])}: "
             "set the key of that account, or map the meters to this one; nothing was sent"
         )
+
+
+def _require_same_database(tx: Tx, witness: PushWitness | None) -> int:
+    epoch = push_epochs.require_open(tx).epoch
+    contradiction = witness.contradiction(tx, epoch) if witness is not None else ""
+    if contradiction:
+        raise NotAllowed(contradiction)
+    return epoch
 
 
 def _can_stamp(tx: Tx, day: UnpushedDay) -> bool:

@@ -31,9 +31,10 @@ from stripemeter.billing.sink import AlreadyAccepted, BillingSink, MeterEvent
 from stripemeter.errors import OutcomeUnknown, StripeRejected, Unavailable
 from stripemeter.metering.deltas import idempotency_key
 from stripemeter.pipeline.push_probe import ProbeVerdict, probe_entry
-from stripemeter.store import push_entries
+from stripemeter.store import push_entries, push_epochs
 from stripemeter.store.postgres import transaction
 from stripemeter.store.push_entries import Arrival, PushEntry, PushTarget
+from stripemeter.store.push_witness import PushWitness
 
 LEASE = timedelta(seconds=60)
 """How long a claimed row is left alone by others: more than twice the longest a request may take."""
@@ -90,6 +91,7 @@ class PushRun:
     sink: BillingSink
     clock: Callable[[], datetime]
     retries: RetryPolicy
+    witness: PushWitness | None = None
     stopped: str = ""
     _silent: int = 0
     _lock: Lock = field(default_factory=Lock)
@@ -126,6 +128,7 @@ def deliver(run: PushRun, target: PushTarget, entry: PushEntry, claim: Claim) ->
         time.sleep(pause_unit * (1 << (attempt - 1)) * random.random())  # noqa: S311 - jitter
         now = run.clock()
         with transaction(run.pool) as tx:
+            push_epochs.require_open(tx)
             again = push_entries.claim(tx, [entry.id], now=now, lease_until=now + LEASE).get(entry.id)
         if again is None:
             return delivered

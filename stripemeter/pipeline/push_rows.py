@@ -27,7 +27,7 @@ from stripemeter.errors import StripeMeterError, Unavailable
 from stripemeter.metering.deltas import RETRY_WINDOW, STAMP_WINDOW
 from stripemeter.pipeline.push_plan import TargetPlan, plan_targets
 from stripemeter.pipeline.push_row import LEASE, Claim, Delivered, Pushed, PushRun, deliver, probe, pushed
-from stripemeter.store import push_entries
+from stripemeter.store import push_entries, push_epochs
 from stripemeter.store.postgres import transaction
 from stripemeter.store.push_entries import Arrival, PushEntry, PushTarget
 
@@ -142,7 +142,10 @@ class _Push:
                 if plan.entry is not None:
                     push_entries.settle_cancelled(tx, plan.entry.id, now=now, error_message=STALE)
             ids = [entry.id for _, entry in usable]
+            epoch = push_epochs.require_open(tx).epoch
             claimed = push_entries.claim(tx, ids, now=now, lease_until=until) if ids else {}
+        if self._run.witness is not None and claimed:
+            self._run.witness.record(epoch, [entry.identifier for _, entry in usable if entry.id in claimed])
         self._todo += [plan.target for plan in stale]
         for plan, entry in usable:
             if entry.id in claimed:

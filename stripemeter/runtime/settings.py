@@ -116,6 +116,11 @@ class Settings(BaseSettings):
         return self.lake or str(self.state / "lake")
 
     @property
+    def witnesses(self) -> Path:
+        """Where it is remembered, outside the database, what was pushed."""
+        return self.state / "pushed"
+
+    @property
     def backfill_folders(self) -> tuple[str, ...]:
         """The folders of S3 that requests may name objects of, each with its final slash; unset: all of S3."""
         named = [part.strip() for part in self.backfill_sources.split(",") if part.strip()]

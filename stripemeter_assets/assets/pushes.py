@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from stripemeter.pipeline.push import push_usage
+from stripemeter.runtime.settings import load_settings
 from stripemeter_assets import presentation
 from stripemeter_assets.accounts import for_each_account
 from stripemeter_assets.resources import PostgresResource, StripeResource
@@ -25,7 +26,10 @@ def pushes(
 ) -> dg.MaterializeResult[None]:
     """What Stripe lacks, sent: one row of the outbox per attempt, one section of metadata per account."""
     now = datetime.now(UTC)
-    reports = for_each_account(context.log, stripe.sinks(), lambda sink: push_usage(postgres.pool, sink, now=now))
+    witnesses = load_settings().witnesses
+    reports = for_each_account(
+        context.log, stripe.sinks(), lambda sink: push_usage(postgres.pool, sink, now=now, witnesses=witnesses)
+    )
     if any(report.stopped for report in reports.values()):
         raise dg.Failure(
             presentation.stopped_pushes(reports), metadata=presentation.by_account(reports), allow_retries=False

@@ -48,8 +48,10 @@ def mapped(
     pool: ConnectionPool,
     emulator: RunningEmulator,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> Mapped:
     """A mapped meter and a bound customer, and the settings that lead there."""
+    monkeypatch.setenv("STRIPEMETER_HOME", str(tmp_path))
     monkeypatch.setenv("STRIPE_TEST_SECRET_KEY", emulator.key)
     monkeypatch.setenv("STRIPEMETER_STRIPE_API_BASE", emulator.url)
     sink, now = shadow_sink(emulator), datetime.now(UTC)
