@@ -11,6 +11,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Literal, Protocol
 
+from stripemeter.pricing.prices import Price
+
 Mode = Literal["shadow", "live"]
 Transport = Literal["v1", "v2"]
 """Of Stripe's API for one meter event: v1 repeats a saved 5xx, v2 executes the request again."""
@@ -73,7 +75,10 @@ class StripePrice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoiceLine:
-    """A line of an invoice: a quantity at a price (a tier of it) over `[start, end)`; '' where Stripe names none."""
+    """A line of an invoice: a quantity at a price (a tier of it) over `[start, end)`; '' where Stripe names none.
+
+    `amount_minor` is in minor units, before discounts and taxes.
+    """
 
     line_id: str
     stripe_item_id: str
@@ -81,6 +86,8 @@ class InvoiceLine:
     start: datetime
     end: datetime
     quantity: Decimal
+    amount_minor: int
+    currency: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +194,13 @@ class BillingSink(Protocol):
 
     def list_metered_items(self, *, stripe_meter_id: str, stripe_customer_id: str) -> list[str]:
         """A customer's subscription items that bill a meter's usage, canceled subscriptions left out."""
+
+    def find_price_terms(self, price_id: str) -> Price | None:
+        """What a unit costs by this price; None when there is none of this id.
+
+        Raises:
+            InvalidInput: it says nothing that can be computed.
+        """
 
     def list_draft_invoices(self) -> list[Invoice]:
         """Every invoice that is not final yet."""

@@ -49,6 +49,8 @@ def _line(line: stripe.InvoiceLineItem) -> InvoiceLine:
         start=_instant(line.period.start),
         end=_instant(line.period.end),
         quantity=_quantity(line),
+        amount_minor=line.amount,
+        currency=line.currency,
     )
 
 

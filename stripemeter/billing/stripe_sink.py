@@ -33,6 +33,8 @@ from stripemeter.billing.stripe_reports import parse_error_report
 from stripemeter.errors import InvariantBroken, StripeRejected
 from stripemeter.metering.days import day_bounds
 from stripemeter.metering.deltas import fixed_point
+from stripemeter.pricing.prices import Price
+from stripemeter.pricing.stripe_prices import price_from_stripe
 
 CONNECT_TIMEOUT_SECONDS = 3
 READ_TIMEOUT_SECONDS = 20
@@ -202,6 +204,15 @@ class StripeSink:
 
         return _call(search)
 
+    def find_price_terms(self, price_id: str) -> Price | None:
+        """What a unit costs by this price; None when there is none of this id.
+
+        Raises:
+            InvalidInput: it says nothing that can be computed.
+        """
+        found = _find(lambda: _exact_body(self._client.v1.prices.retrieve(price_id, {"expand": ["tiers"]})))
+        return None if found is None else price_from_stripe(found)
+
     def list_draft_invoices(self) -> list[Invoice]:
         """Every invoice that is not final yet."""
         return self._list_invoices({"status": "draft", "limit": PAGE})
@@ -319,9 +330,12 @@ def _find(request: Callable[[], _T]) -> _T | None:
 
 def _exact(request: Callable[..., stripe.ListObject[Any]], *arguments: Any) -> dict[str, Any]:  # noqa: ANN401
     """The body of a list as it was sent, numbers as Decimal: the SDK would make floats of them."""
-    answer = _call(lambda: request(*arguments))
+    return _exact_body(_call(lambda: request(*arguments)))
+
+
+def _exact_body(answer: Any) -> dict[str, Any]:  # noqa: ANN401 - any object of the SDK
     if answer.last_response is None:
-        raise InvariantBroken("the Stripe SDK kept no response for a list")
+        raise InvariantBroken("the Stripe SDK kept no response")
     body: dict[str, Any] = json.loads(answer.last_response.body, parse_float=Decimal)
     return body
 

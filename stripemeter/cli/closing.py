@@ -93,6 +93,7 @@ def show_invoice(
     proof: dict[str, object] = {"lines": proofs[0].lines if proofs else []}
     if proofs:
         names = ("is_equal", "finalized_at", "proven_at", "evidence_sha256", "evidence")
+        proof |= {"amounts": proofs[0].amounts()}
         proof |= {f"proof_{name}": getattr(proofs[0], name) for name in names}
     show({**closing, **proof}, as_json=as_json)
 

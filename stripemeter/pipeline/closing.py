@@ -249,9 +249,11 @@ def _prove(run: _Run, closing: Closing, invoice: Invoice) -> None:
     windows = billed_windows(invoice, run.prices, mapped, closing.tenant_id)
     with transaction(run.pool) as tx:
         closings.add_windows(tx, closing.stripe_account_id, closing.invoice_id, windows)
+        prices = {part.window.price_id for part in closings.load_windows(tx, closing)}
+    terms = {price: run.prices.terms_of(price) for price in sorted(prices)}
     _require(check_settled(run.pool, closing, now=run.now))
     with transaction(run.pool) as tx:
-        proof = prove_invoice(tx, closing, invoice, finalized_at, now=run.now)
+        proof = prove_invoice(tx, closing, invoice, terms, finalized_at=finalized_at, now=run.now)
         insert_proof(tx, proof)
         state: ClosingState = "verified" if proof.is_equal else "failed"
         closings.move(tx, closing, state, now=run.now, message=differences(proof), closed_at=run.now)

@@ -15,9 +15,11 @@ from datetime import datetime, timedelta
 from psycopg_pool import ConnectionPool
 
 from stripemeter.billing.sink import BillingSink, Invoice, Mode
+from stripemeter.errors import InvalidInput
 from stripemeter.metering.closings import BilledWindow, Control, is_grace_short, settles_at
 from stripemeter.metering.rulebook import TenantRules
 from stripemeter.pipeline.stripe_events import INVOICES
+from stripemeter.pricing.prices import Price
 from stripemeter.store import closings, stripe_events
 from stripemeter.store.closings import FoundInvoice, MappedMeter
 from stripemeter.store.postgres import transaction
@@ -33,11 +35,12 @@ MESSAGES = 500
 
 
 class Prices:
-    """Which Stripe meter each price bills; asked once each. Safe to use from several threads."""
+    """What each price bills, and by what terms; asked once each. Safe to use from several threads."""
 
     def __init__(self, sink: BillingSink) -> None:
         self._sink = sink
         self._meters: dict[str, str | None] = {}
+        self._terms: dict[str, Price | str] = {}
 
     def meter_of(self, price_id: str) -> str | None:
         """The Stripe meter; None: the price bills no usage, or is gone."""
@@ -45,6 +48,15 @@ class Prices:
             price = self._sink.find_price(price_id)
             self._meters[price_id] = None if price is None else price.stripe_meter_id
         return self._meters[price_id]
+
+    def terms_of(self, price_id: str) -> Price | str:
+        """What a unit costs, or why that cannot be said."""
+        if price_id not in self._terms:
+            try:
+                self._terms[price_id] = self._sink.find_price_terms(price_id) or f"Stripe has no price {price_id}"
+            except InvalidInput as error:
+                self._terms[price_id] = str(error)
+        return self._terms[price_id]
 
 
 def find_invoices(pool: ConnectionPool, sink: BillingSink, prices: Prices, *, control: Control, now: datetime) -> int:

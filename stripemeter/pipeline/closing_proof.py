@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,10 +16,12 @@ from typing import Any
 from stripemeter.billing.sink import Invoice, InvoiceLine
 from stripemeter.metering.closings import BilledWindow, WindowDay, days_inside, evidence_text, is_whole
 from stripemeter.metering.deltas import fixed_point
+from stripemeter.pipeline.closing_amounts import WindowAmounts, compare_amounts
+from stripemeter.pricing.prices import Price
 from stripemeter.store import closings
 from stripemeter.store.closings import Closing, ClosingWindow, SentEntry
 from stripemeter.store.customers import load_phases_of
-from stripemeter.store.parity_proofs import ParityProof, ProofLine
+from stripemeter.store.parity_proofs import ParityProof, ProofAmounts, ProofLine
 from stripemeter.store.postgres import Tx
 
 CLOCK_STEP = timedelta(seconds=1)
@@ -28,21 +30,42 @@ MOST_NAMED = 100
 """Events a line names that came too late; their sum is of all."""
 
 
-def prove_invoice(tx: Tx, closing: Closing, invoice: Invoice, finalized_at: datetime, *, now: datetime) -> ParityProof:
-    """The proof of a final invoice; nothing is stored."""
-    billed: defaultdict[BilledWindow, Decimal] = defaultdict(Decimal)
+def prove_invoice(
+    tx: Tx,
+    closing: Closing,
+    invoice: Invoice,
+    terms: Mapping[str, Price | str],
+    *,
+    finalized_at: datetime,
+    now: datetime,
+) -> ParityProof:
+    """The proof of a final invoice; nothing is stored.
+
+    Args:
+        tx: our side, as it is now.
+        closing: the invoice's row.
+        invoice: the invoice as it is final.
+        terms: of each price, what a unit costs, or why that cannot be said.
+        finalized_at: when it became final.
+        now: aware.
+    """
+    billed: defaultdict[BilledWindow, list[InvoiceLine]] = defaultdict(list)
     for line in invoice.lines:
         window = BilledWindow(
             stripe_item_id=line.stripe_item_id, price_id=line.price_id, starts_at=line.start, ends_at=line.end
         )
-        billed[window] += line.quantity
+        billed[window].append(line)
     lines: list[ProofLine] = []
     windows: list[dict[str, Any]] = []
+    amounts: list[WindowAmounts] = []
     for part in closings.load_windows(tx, closing):
+        theirs = billed[part.window]
         days = _our_days(tx, closing, part)
         sent = closings.sent_inside(closings.load_sent(tx, closing, part), part.window)
-        lines.append(_line(part, days, billed[part.window], sent, finalized_at))
-        windows.append(_window_evidence(part, days, sent))
+        proven = _line(part, days, sum((one.quantity for one in theirs), Decimal(0)), sent, finalized_at)
+        lines.append(proven)
+        amounts.append(compare_amounts(theirs, terms[part.window.price_id], proven.counted))
+        windows.append(_window_evidence(part, days, sent, amounts[-1]))
     evidence = {
         "account": closing.stripe_account_id,
         "invoice": closing.invoice_id,
@@ -60,7 +83,7 @@ def prove_invoice(tx: Tx, closing: Closing, invoice: Invoice, finalized_at: date
         customer_ref=closing.customer_ref,
         control=closing.control,
         finalized_at=finalized_at,
-        is_equal=all(line.counted == line.billed for line in lines),
+        is_equal=all(line.counted == line.billed for line in lines) and not any(one.differs for one in amounts),
         evidence=text,
         evidence_sha256=sha256,
         proven_at=now,
@@ -70,7 +93,11 @@ def prove_invoice(tx: Tx, closing: Closing, invoice: Invoice, finalized_at: date
 
 def differences(proof: ParityProof) -> str:
     """What a proof found, in a sentence per line that differs; empty when all are equal."""
-    return "; ".join(_difference(line) for line in proof.lines if line.counted != line.billed)
+    return "; ".join(
+        sentence
+        for line, amounts in zip(proof.lines, proof.amounts(), strict=True)
+        if (sentence := _difference(line, amounts))
+    )
 
 
 def _our_days(tx: Tx, closing: Closing, part: ClosingWindow) -> list[WindowDay] | None:
@@ -106,16 +133,23 @@ def _line(
     )
 
 
-def _difference(line: ProofLine) -> str:
-    if line.counted is None or line.difference is None:
+def _difference(line: ProofLine, amounts: ProofAmounts) -> str:
+    if line.counted is None:
         return f"{line.meter}: billed {fixed_point(line.billed)}; our billing windows are not Stripe's"
-    pushed = f", {fixed_point(line.pushed_late)} of it pushed after the invoice was final"
-    late = pushed if line.late_identifiers else ""
-    return f"{line.meter}: billed {fixed_point(line.billed)}, counted {fixed_point(line.counted)}{late}"
+    if line.counted != line.billed:
+        pushed = f", {fixed_point(line.pushed_late)} of it pushed after the invoice was final"
+        late = pushed if line.late_identifiers else ""
+        return f"{line.meter}: billed {fixed_point(line.billed)}, counted {fixed_point(line.counted)}{late}"
+    if amounts.priced_minor not in (None, amounts.billed_minor):
+        return (
+            f"{line.meter}: {fixed_point(line.billed)} cost {amounts.billed_minor} {amounts.currency} in minor units, "
+            f"and {amounts.priced_minor} by our price"
+        )
+    return ""
 
 
 def _window_evidence(
-    part: ClosingWindow, days: Sequence[WindowDay] | None, sent: Sequence[SentEntry]
+    part: ClosingWindow, days: Sequence[WindowDay] | None, sent: Sequence[SentEntry], amounts: WindowAmounts
 ) -> dict[str, Any]:
     digest = hashlib.sha256()
     for entry in sent:
@@ -132,6 +166,11 @@ def _window_evidence(
         ],
         "events": len(sent),
         "eventsSha256": digest.hexdigest(),
+        "currency": amounts.currency,
+        "billedMinor": amounts.billed_minor,
+        "pricedMinor": amounts.priced_minor,
+        "rounding": amounts.rounding,
+        "unpriced": amounts.unpriced,
     }
 
 
@@ -143,4 +182,6 @@ def _line_evidence(line: InvoiceLine) -> dict[str, Any]:
         "start": line.start,
         "end": line.end,
         "quantity": line.quantity,
+        "amountMinor": line.amount_minor,
+        "currency": line.currency,
     }

@@ -5,6 +5,7 @@ Belongs here: the tables parity_proofs and parity_proof_lines. Does not: compari
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -51,8 +52,29 @@ class ProofLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProofAmounts:
+    """What a line costs, in minor units of `currency`.
+
+    Args:
+        meter: ours.
+        currency: of the invoice's lines; '' without any.
+        billed_minor: the sum of the invoice's lines, before discounts and taxes.
+        priced_minor: by our own price function, of what we counted; None: `unpriced` says why not.
+        rounding: the direction of fractions under which the two were compared.
+        unpriced: empty when there is an amount of ours.
+    """
+
+    meter: str
+    currency: str
+    billed_minor: int
+    priced_minor: int | None
+    rounding: str
+    unpriced: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParityProof:
-    """One closed invoice; `evidence` is what was compared, as JSON."""
+    """One closed invoice; `evidence` is what was compared, as JSON: amounts are only there."""
 
     stripe_account_id: str
     invoice_id: str
@@ -66,6 +88,20 @@ class ParityProof:
     evidence_sha256: str
     proven_at: datetime
     lines: Sequence[ProofLine] = ()
+
+    def amounts(self) -> list[ProofAmounts]:
+        """What each line costs, in the order of the lines."""
+        return [
+            ProofAmounts(
+                meter=window["meter"],
+                currency=window["currency"],
+                billed_minor=window["billedMinor"],
+                priced_minor=window["pricedMinor"],
+                rounding=window["rounding"],
+                unpriced=window["unpriced"],
+            )
+            for window in json.loads(self.evidence)["windows"]
+        ]
 
 
 def insert_proof(tx: Tx, proof: ParityProof) -> bool:

@@ -11,15 +11,28 @@ import psycopg
 import pytest
 from psycopg_pool import ConnectionPool
 
+from stripemeter.billing.stripe_sink import StripeSink
 from stripemeter.errors import InvalidInput, NotFound
-from stripemeter.pipeline.closing import release_invoice
+from stripemeter.pipeline.closing import close_invoices, release_invoice
 from stripemeter.pipeline.push import push_usage
+from stripemeter.pricing import PerUnit, Price
 from stripemeter.store.postgres import transaction
 from tests.closing_bench import END, SETTLED, START, ClosingBench, open_closing
 from tests.emulator import RunningEmulator
 
 IN_THE_GRACE = END + timedelta(minutes=20)
 LATER = SETTLED + timedelta(minutes=30)
+
+
+class CheapSink(StripeSink):
+    """An account that tells of half the price it bills by."""
+
+    def __init__(self, emulator: RunningEmulator) -> None:
+        super().__init__(key=emulator.key, mode="shadow", api_base=emulator.url)
+
+    def find_price_terms(self, price_id: str) -> Price | None:
+        """A cent a unit."""
+        return Price(currency="USD", model=PerUnit(unit_minor=Decimal(1)), version=price_id)
 
 
 @pytest.fixture
@@ -79,8 +92,38 @@ def test_tiers_of_a_window_add_up(pool: ConnectionPool, emulator: RunningEmulato
     bench.count("9.5")
     bench.close(IN_THE_GRACE)
     bench.close(SETTLED)
-    assert [(line.counted, line.billed) for line in bench.proofs()[0].lines] == [(Decimal("9.5"), Decimal("9.5"))]
+    (proof,) = bench.proofs()
+    assert [(line.counted, line.billed) for line in proof.lines] == [(Decimal("9.5"), Decimal("9.5"))]
+    assert [(one.billed_minor, one.priced_minor, one.rounding) for one in proof.amounts()] == [(126, 126, "half_up")]
     assert len(bench.invoice().lines.data) == 3
+
+
+@pytest.mark.parametrize("rounding", ["half_up", "half_even", "ceiling"])
+def test_amounts_are_checked_by_our_own_price_function(
+    pool: ConnectionPool, emulator: RunningEmulator, rounding: str
+) -> None:
+    """Whichever way Stripe rounds a line, the proof says which way agreed."""
+    emulator.control("POST", "/billing", {"line_rounding": rounding})
+    quantity, minor = {"half_up": ("2.5", 3), "half_even": ("2.5", 2), "ceiling": ("2.2", 3)}[rounding]
+    bench = open_closing(pool, emulator, unit_amount=1)
+    bench.count(quantity)
+    bench.close(IN_THE_GRACE)
+    assert bench.close(SETTLED).verified == 1
+    assert [(one.billed_minor, one.priced_minor, one.rounding) for one in bench.proofs()[0].amounts()] == [
+        (minor, minor, rounding)
+    ]
+
+
+def test_a_right_quantity_at_a_wrong_amount_is_no_parity(bench: ClosingBench) -> None:
+    """Stripe tells of another price than it bills by: quantities agree, and the proof is not equal."""
+    bench.close(IN_THE_GRACE)
+    sink = CheapSink(bench.stripe.emulator)
+    bench.go_to(SETTLED)
+    report = close_invoices(bench.pool, sink, now=SETTLED, control="control")
+    (proof,) = bench.proofs()
+    assert (proof.is_equal, proof.lines[0].difference) == (False, 0)
+    assert [(one.billed_minor, one.priced_minor) for one in proof.amounts()] == [(10, 5)]
+    assert report.rows[0].message == "calls: 5 cost 10 usd in minor units, and 5 by our price"
 
 
 def test_observing_touches_nothing_and_names_what_came_too_late(bench: ClosingBench) -> None:
