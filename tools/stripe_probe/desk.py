@@ -136,19 +136,23 @@ class Desk:
         self.until(lambda: clocks.retrieve(test_clock).status, lambda status: status == "ready")
 
     def price(self, meter: str, unit_amount: str, *, interval: str = "month") -> str:
-        """A metered price in dollar cents."""
-        if self._product is None:
-            product = self._product = self.client.v1.products.create({"name": self.tag}).id
-            self._ends.append(lambda: self.client.v1.products.update(product, {"active": False}))
-        given: Any = {
-            "product": self._product,
-            "currency": "usd",
-            "unit_amount_decimal": unit_amount,
-            "recurring": {"interval": interval, "usage_type": "metered", "meter": meter},
-        }
+        """A metered price in dollar cents a unit."""
+        return self.price_of(meter, {"currency": "usd", "unit_amount_decimal": unit_amount}, interval=interval)
+
+    def price_of(self, meter: str, amounts: Json, *, interval: str = "month") -> str:
+        """A metered price of any amounts and tiers."""
+        recurring = {"interval": interval, "usage_type": "metered", "meter": meter}
+        given: Any = {**amounts, "product": self.product(), "recurring": recurring}
         made = self.client.v1.prices.create(given).id
         self._ends.append(lambda: self.client.v1.prices.update(made, {"active": False}))
         return made
+
+    def product(self) -> str:
+        """The one product of all prices."""
+        if self._product is None:
+            product = self._product = self.client.v1.products.create({"name": self.tag}).id
+            self._ends.append(lambda: self.client.v1.products.update(product, {"active": False}))
+        return self._product
 
     def subscribe(self, customer: str, *prices: str) -> stripe.Subscription:
         """A subscription nobody has to pay for."""
