@@ -353,14 +353,15 @@ def _load(pool: ConnectionPool, query: str, parameters: Mapping[str, object], no
             "nothing here, so counted and uncounted events cannot be told apart until the counters are rebuilt"
         )
     present = [row for row in rows if row[5] is not None]
+    has_rules = rows[0][13] or any(_may_be_late(row[14], row[15], now) for row in present)
     return _Read(
         customer_ref=customer_ref,
         aggregation=aggregation or DEFAULT_AGGREGATION,
-        found={row[5]: _usage(row[4] or DEFAULT_AGGREGATION, row[6:12]) for row in present},
+        found={} if has_rules else {row[5]: _usage(row[4] or DEFAULT_AGGREGATION, row[6:12]) for row in present},
         freshness=Freshness(
             folded_at=folded_at, pending_count=sum(row[12] for row in present), recount_days=recount_days
         ),
-        has_rules=rows[0][13] or any(_may_be_late(row[14], row[15], now) for row in present),
+        has_rules=has_rules,
     )
 
 
