@@ -29,6 +29,7 @@ from stripemeter.store.postgres import open_pool
 from stripemeter_api import (
     adjustments,
     backfills,
+    closings,
     customers,
     events,
     explain,
@@ -148,6 +149,7 @@ def build_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         adjustments.router,
         events.router,
         backfills.router,
+        closings.router,
         voids.router,
         explain.router,
         customers.router,

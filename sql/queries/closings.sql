@@ -97,7 +97,11 @@ where
     (%(tenant_id)s::text is null or tenant_id = %(tenant_id)s)
     and (%(invoice_id)s::text is null or invoice_id = %(invoice_id)s)
     and (not %(is_open)s or closed_at is null or (state = 'failed' and released_at is null))
-order by created_at desc, invoice_id
+    and (
+        %(after_created_at)s::timestamptz is null
+        or (created_at, invoice_id) < (%(after_created_at)s, %(after_invoice_id)s)
+    )
+order by created_at desc, invoice_id desc
 limit %(limit)s;
 
 -- name: load_closing

@@ -175,10 +175,18 @@ def list_closings(
     tenant_id: str | None = None,
     invoice_id: str | None = None,
     is_open: bool = False,
+    after: tuple[datetime, str] | None = None,
     limit: int = 100,
 ) -> list[Closing]:
-    """Invoices, newest first; open: not closed, or failed and not released."""
-    values = {"tenant_id": tenant_id, "invoice_id": invoice_id, "is_open": is_open, "limit": limit}
+    """Invoices, newest first, those beyond `after`; open: not closed, or failed and not released."""
+    values = {
+        "tenant_id": tenant_id,
+        "invoice_id": invoice_id,
+        "is_open": is_open,
+        "after_created_at": after and after[0],
+        "after_invoice_id": after and after[1],
+        "limit": limit,
+    }
     return _closings(tx, "list_closings", values)
 
 
