@@ -27,8 +27,8 @@ from stripemeter.store.push_doubts import DayRows
 from tests.emulator import RunningEmulator
 from tests.stripe_bench import NOW, ONCE, TODAY, StripeBench, open_bench
 
-STEPS = 30
-SEEDS = range(6)
+STEPS = 45
+SEEDS = range(5)
 CUSTOMERS = ("ada", "bob")
 DAYS = [TODAY - timedelta(days=age) for age in (1, 2)]
 FAULTS: list[dict[str, Any]] = [
@@ -58,10 +58,11 @@ class World:
         self.bench.count(str(total), DAYS[day], customer)
 
     def push(self) -> None:
-        """A push, of which some requests meet a fault."""
+        """More usage and a push, of which some requests meet a fault."""
+        self.use()
         faults = [
             {"match": {"path_re": "meter_events", "nth": self.dice.choice((1, 1, 2))}, "do": self.dice.choice(FAULTS)}
-            for _ in range(self.dice.choice((0, 1, 2)))
+            for _ in range(self.dice.choice((0, 1, 1, 2)))
         ]
         self.bench.emulator.fault(*faults)
         push_usage(self.bench.pool, self.bench.sink, now=self.now, retries=ONCE, max_workers=1)
@@ -132,8 +133,8 @@ def test_everything_counts_once(pool: ConnectionPool, emulator: RunningEmulator,
     emulator.control("POST", "/deliveries", {"mode": "on_demand"})
     emulator.control("POST", "/metering", {"sample_errors": 1, "ingest_lag_seconds": world.dice.choice((0, 120, 2400))})
     steps: list[Callable[[], None]] = [
-        world.use, world.use, world.push, world.push, world.tell, world.settle, world.reconcile, world.release,
-        world.wait, world.wait,
+        world.use, world.push, world.push, world.push, world.tell, world.settle, world.settle, world.reconcile,
+        world.release, world.wait, world.wait,
     ]  # fmt: skip
     for _ in range(STEPS):
         world.dice.choice(steps)()
