@@ -66,7 +66,9 @@ def run(*, live: Annotated[bool, LIVE_OPTION] = False, as_json: Annotated[bool, 
 
     settings = load_settings()
     with open_parts(is_live=live) as (pool, sink):
-        report = close_invoices(pool, sink, now=datetime.now(UTC), control=settings.closing)
+        report = close_invoices(
+            pool, sink, now=datetime.now(UTC), control=settings.closing, witnesses=settings.witnesses
+        )
     show(report, as_json=as_json)
     if report.failed:
         raise typer.Exit(1)

@@ -24,18 +24,28 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from threading import Lock
 
 from psycopg_pool import ConnectionPool
 
 from stripemeter.billing.sink import BillingSink, Invoice
-from stripemeter.errors import InvalidInput, NotFound, OutcomeUnknown, StripeMeterError, StripeRejected, Unavailable
+from stripemeter.errors import (
+    InvalidInput,
+    NotAllowed,
+    NotFound,
+    OutcomeUnknown,
+    StripeMeterError,
+    StripeRejected,
+    Unavailable,
+)
 from stripemeter.metering.closings import GO, ClosingState, Control, Judgement, finalize_key
 from stripemeter.pipeline.closing_discovery import Prices, billed_windows, find_invoices
 from stripemeter.pipeline.closing_gate import check_held, check_sent, check_settled
 from stripemeter.pipeline.closing_proof import differences, prove_invoice
 from stripemeter.pipeline.push import push_usage
-from stripemeter.store import closings
+from stripemeter.pipeline.restore_fence import find_contradiction
+from stripemeter.store import closings, push_epochs
 from stripemeter.store.closings import Closing
 from stripemeter.store.parity_proofs import insert_proof
 from stripemeter.store.postgres import transaction
@@ -90,6 +100,7 @@ class _Run:
     sink: BillingSink
     prices: Prices
     now: datetime
+    fenced: str = ""
     push_trouble: str = ""
     stopped: bool = False
     _silent: int = 0
@@ -111,9 +122,17 @@ class _Stop(Exception):
 
 
 def close_invoices(
-    pool: ConnectionPool, sink: BillingSink, *, now: datetime, control: Control = "observe", max_workers: int = 4
+    pool: ConnectionPool,
+    sink: BillingSink,
+    *,
+    now: datetime,
+    control: Control = "observe",
+    max_workers: int = 4,
+    witnesses: Path | None = None,
 ) -> ClosingReport:
     """Find the account's invoices with our usage, and take each as far as it goes.
+
+    In a database that was restored drafts are held where that is wanted, and nothing is finalized or proven.
 
     Args:
         pool: the database.
@@ -121,10 +140,11 @@ def close_invoices(
         now: aware.
         control: what becomes of drafts that are not under control yet; those that are, are finalized all the same.
         max_workers: invoices at once.
+        witnesses: as for `push_usage`.
 
     Raises:
         StripeRejected: the key is refused.
-        NotAllowed: as `push_usage`, when something is to be pushed.
+        NotAllowed: the key is of another account than every mapping of its mode, and something is to be pushed.
         Unavailable, OutcomeUnknown: the invoices could not be asked for, or Postgres is gone.
     """
     account = sink.account_id()
@@ -132,9 +152,9 @@ def close_invoices(
     found = find_invoices(pool, sink, prices, control=control, now=now)
     with transaction(pool) as tx:
         due = closings.list_due(tx, stripe_account_id=account, mode=sink.mode, now=now)
-    run = _Run(pool=pool, sink=sink, prices=prices, now=now)
-    if any(one.control == "control" and one.settles_at <= now for one in due):
-        run.push_trouble = push_usage(pool, sink, now=now).stopped
+    run = _Run(pool=pool, sink=sink, prices=prices, now=now, fenced=_why_fenced(pool, sink, witnesses))
+    if not run.fenced and any(one.control == "control" and one.settles_at <= now for one in due):
+        run.push_trouble = push_usage(pool, sink, now=now, witnesses=witnesses).stopped
     with ThreadPoolExecutor(max_workers=max_workers, thread_name_prefix="close") as workers:
         list(workers.map(lambda one: _advance(run, one), due))
     return _report(pool, account, found, due)
@@ -196,6 +216,7 @@ def _close_draft(run: _Run, closing: Closing, invoice: Invoice) -> None:
         if invoice.is_advancing:
             run.sink.hold_invoice(invoice.invoice_id)
         closing = _move(run, closing, "controlled")
+    _require_unfenced(run)
     if closing.released_at is None:
         _require(check_settled(run.pool, closing, now=run.now))
         _require(check_sent(run.pool, closing, now=run.now), trouble=run.push_trouble)
@@ -250,6 +271,7 @@ def _prove(run: _Run, closing: Closing, invoice: Invoice) -> None:
     with transaction(run.pool) as tx:
         closings.add_windows(tx, closing.stripe_account_id, closing.invoice_id, windows)
         prices = {part.window.price_id for part in closings.load_windows(tx, closing)}
+    _require_unfenced(run)
     terms = {price: run.prices.terms_of(price) for price in sorted(prices)}
     _require(check_settled(run.pool, closing, now=run.now))
     with transaction(run.pool) as tx:
@@ -257,6 +279,21 @@ def _prove(run: _Run, closing: Closing, invoice: Invoice) -> None:
         insert_proof(tx, proof)
         state: ClosingState = "verified" if proof.is_equal else "failed"
         closings.move(tx, closing, state, now=run.now, message=differences(proof), closed_at=run.now)
+
+
+def _require_unfenced(run: _Run) -> None:
+    if run.fenced:
+        raise _Stop(Judgement(step="wait", reason=run.fenced))
+
+
+def _why_fenced(pool: ConnectionPool, sink: BillingSink, witnesses: Path | None) -> str:
+    """Why nothing may be concluded from this database; empty when something may."""
+    with transaction(pool) as tx:
+        try:
+            push_epochs.require_open(tx)
+        except NotAllowed as refused:
+            return str(refused)
+    return "" if witnesses is None else find_contradiction(pool, [sink], witnesses)
 
 
 def _require(judgement: Judgement, *, trouble: str = "") -> None:

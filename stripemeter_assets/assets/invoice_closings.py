@@ -28,13 +28,15 @@ def invoice_closings(
     context: dg.AssetExecutionContext, postgres: PostgresResource, stripe: StripeResource
 ) -> dg.MaterializeResult[None]:
     """Each invoice from draft to proof: observed, or held until Stripe holds exactly our usage, and then finalized."""
-    control = load_settings().closing
+    settings = load_settings()
     reports = for_each_account(
         context.log,
         stripe.sinks(),
-        lambda sink: close_invoices(postgres.pool, sink, now=datetime.now(UTC), control=control),
+        lambda sink: close_invoices(
+            postgres.pool, sink, now=datetime.now(UTC), control=settings.closing, witnesses=settings.witnesses
+        ),
     )
-    return dg.MaterializeResult(metadata={"control": control, **presentation.by_account(reports)})
+    return dg.MaterializeResult(metadata={"control": settings.closing, **presentation.by_account(reports)})
 
 
 # A failed invoice is an ERROR: it bills a wrong quantity, or is held and bills nothing. A grace that is too short is a

@@ -291,3 +291,17 @@ def test_a_deleted_customer_binding_is_nothing_to_close(pool: ConnectionPool, em
         tx.execute("update price_mappings set mode = 'shadow'")
         tx.execute("delete from customer_bindings")
     assert bench.close(IN_THE_GRACE).found == 0
+
+
+def test_nothing_is_concluded_from_a_restored_database(bench: ClosingBench) -> None:
+    """Of another epoch: drafts are held, nothing is finalized or proven until the fence is done."""
+    with transaction(bench.pool) as tx:
+        tx.execute("update push_epochs set database_oid = 1")
+    bench.close(IN_THE_GRACE)
+    assert bench.invoice().auto_advance is False
+    report = bench.close(SETTLED)
+    assert (report.waiting, bench.finalizings(), bench.proofs()) == (1, [], [])
+    assert "restore-fence" in bench.closing().message
+    with transaction(bench.pool) as tx:
+        tx.execute("update push_epochs set database_oid = (select database_oid from push_place)")
+    assert bench.close(LATER).verified == 1
