@@ -9,7 +9,7 @@ SEED ?= 1
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test test-fast soak stripe-probe check format bench lock
+.PHONY: help setup up down demo test test-fast soak stripe-probe screenshots check format bench lock
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ soak: $(STAMP) ## faults at random for a while, then Stripe's totals must equal 
 
 stripe-probe: $(STAMP) ## ask a Stripe sandbox (STRIPE_SANDBOX_KEY) what is unknown; answers become the emulator's knobs
 	@$(BIN)/python -m tools.stripe_probe $(ARGS)
+
+screenshots: $(STAMP) ## take the pictures in docs/screenshots anew, in a stack of their own (needs Chromium)
+	@$(BIN)/python -m tests.browser.screenshots docs/screenshots
 
 check: $(STAMP) ## format, lint, types, import contracts, SQL: what CI runs before the tests
 	@$(BIN)/python -m tools.check
