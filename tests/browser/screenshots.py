@@ -97,7 +97,7 @@ def reconcile(stack: Stack) -> None:
     url = f"{stack.api_url}/v1/reconciliation/runs/{asked.json()['jobId']}"
 
     def is_over() -> bool:
-        return httpx2.get(url, params={"tenantId": "acme"}).raise_for_status().json()["status"] == "completed"
+        return bool(httpx2.get(url, params={"tenantId": "acme"}).raise_for_status().json()["status"] == "completed")
 
     wait_until(is_over, "the reconciliation")
     # The check is evaluated by the same run, after its asset.
@@ -109,7 +109,7 @@ def photograph(page: Page, url: str, file: Path) -> None:
     page.goto(url, wait_until="networkidle")
     page.wait_for_timeout(SETTLED_MILLISECONDS)
     page.screenshot(path=file)
-    print(file)
+    sys.stdout.write(f"{file}\n")
 
 
 def _is_running(stack: Stack) -> bool:
