@@ -55,6 +55,8 @@ class Scale:
     pushed_rows: int = 1_000
     segments: int = 100_000
     changed_segments: int = 1_000
+    quotes: int = 20_000
+    priced_rows: int = 1_000_000
     idle_settle_seconds: float = 45.0
     idle_seconds: float = 90.0
     starts: int = 3
@@ -107,6 +109,8 @@ QUICK = Scale(
     pushed_rows=20,
     segments=600,
     changed_segments=20,
+    quotes=200,
+    priced_rows=2_000,
     idle_settle_seconds=1.0,
     idle_seconds=3.0,
     starts=1,

@@ -74,9 +74,9 @@ def quote(price: Price, quantity: Decimal, rounding: Rounding = DEFAULT_ROUNDING
     units = max(scaled(quantity, "quantity"), 0)
     if price.transform is not None:
         units = _packed(units, price.transform) * UNIT
-    lines = [
-        line for step, of_step in _steps_reached(price, units) for line in _step_lines(price, step, of_step, rounding)
-    ]
+    lines: list[Line] = []
+    for step, of_step in _steps_reached(price, units):
+        _add_lines(lines, price.version, step, of_step, rounding)
     total = sum([line.amount_minor for line in lines])
     bound = _bound_line(price, total, rounding)
     if bound is not None:
@@ -98,20 +98,15 @@ def _steps_reached(price: Price, units: int) -> Iterator[tuple[Step, int]]:
             return
 
 
-def _step_lines(price: Price, step: Step, units: int, rounding: Rounding) -> Iterator[Line]:
-    cost = units * step.unit
-    yield Line(
-        "units",
-        step.tier,
-        _decimal(units, DECIMALS),
-        step.unit_minor,
-        _decimal(cost, 2 * DECIMALS),
-        round_line(cost, _SQUARE, rounding),
-        price.version,
-    )
-    if step.flat is not None and step.flat_minor is not None:
-        flat = step.flat_minor
-        yield Line("flat", step.tier, _NOTHING, flat, flat, round_line(step.flat, UNIT, rounding), price.version)
+def _add_lines(lines: list[Line], version: str, step: Step, units: int, rounding: Rounding) -> None:
+    """Append the line of a step's units, and that of its flat amount."""
+    tier, unit, flat, unit_minor, flat_minor = step.tier, step.unit, step.flat, step.unit_minor, step.flat_minor
+    exact_units = Decimal(units).scaleb(-DECIMALS, EXACT)
+    amount = round_line(units * unit, _SQUARE, rounding)
+    lines.append(Line("units", tier, exact_units, unit_minor, EXACT.multiply(exact_units, unit_minor), amount, version))
+    if flat is not None and flat_minor is not None:
+        amount = round_line(flat, UNIT, rounding)
+        lines.append(Line("flat", tier, _NOTHING, flat_minor, flat_minor, amount, version))
 
 
 def _bound_line(price: Price, total: int, rounding: Rounding) -> Line | None:
@@ -136,7 +131,3 @@ def _packed(units: int, transform: Transform) -> int:
     """Packages of a number of units."""
     size = transform.divide_by * UNIT
     return (units + size - 1) // size if transform.round == "up" else units // size
-
-
-def _decimal(whole: int, decimals: int) -> Decimal:
-    return Decimal(whole).scaleb(-decimals, EXACT)

@@ -105,6 +105,7 @@ def test_products_beyond_128_bits_do_not_wrap_around(unit: str, rounding: Roundi
         model=Graduated(
             tiers=(
                 Tier(up_to=Decimal("1e13"), unit_minor=Decimal(unit)),
+                Tier(up_to=Decimal("9876543210987654321.123456789012"), unit_minor=Decimal(unit)),
                 Tier(up_to=None, unit_minor=Decimal(unit)),
             )
         ),

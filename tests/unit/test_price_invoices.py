@@ -261,6 +261,15 @@ def test_a_true_up_is_drawn_from_prepaid_money_but_not_from_credit() -> None:
     assert (invoice.subtotal_minor, invoice.total_minor) == (1_300, 200)
 
 
+def test_a_minimum_that_is_just_reached_adds_no_line() -> None:
+    """Nothing is missing, so there is nothing to say."""
+    minimums = (
+        MinimumCommitment(amount_minor=500, currency="USD"),
+        MinimumCommitment(amount_minor=501, currency="USD"),
+    )
+    assert [added.line.amount_minor for added in january(usage_of(500), minimums=minimums).true_ups] == [1]
+
+
 @pytest.mark.parametrize(
     ("starts", "ends", "serves"),
     [

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from stripemeter.errors import InvalidInput
-from stripemeter.pricing import InvoiceSimulator
+from stripemeter.pricing import (
+    CreditGrant,
+    Discount,
+    InvoiceInputs,
+    InvoiceSimulator,
+    MinimumCommitment,
+    PerUnit,
+    PrepaidCommitment,
+    Price,
+    UsageItem,
+)
 
 FLAT_CENT: dict[str, Any] = {"model": "flat", "currency": "USD", "unitPrice": "0.01"}
 PRICE = "usageItems[0].priceConfig"
@@ -113,3 +125,46 @@ def test_inputs_that_cannot_be_right_are_refused(members: dict[str, Any], field:
     with pytest.raises(InvalidInput, match=reason) as refusal:
         InvoiceSimulator().simulate({**INPUTS, **members})
     assert (refusal.value.field, str(refusal.value).startswith(f"{field}: ")) == (field, True)
+
+
+CALLS = UsageItem(
+    metric="calls", quantity=Decimal(1), price=Price(currency="USD", model=PerUnit(unit_minor=Decimal(1)))
+)
+NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - what is refused
+
+
+def grant(**terms: Any) -> CreditGrant:  # noqa: ANN401 - one of its members
+    """A grant of one dollar."""
+    return CreditGrant(**{"amount_minor": 100, "currency": "USD", **terms})
+
+
+@pytest.mark.parametrize(
+    ("terms", "field"),
+    [
+        ({"items": ()}, "items"),
+        ({"period_start": NAIVE}, "period_start"),
+        ({"tax_pct": Decimal(-1)}, "tax_pct"),
+        ({"tax_pct": Decimal("NaN")}, "tax_pct"),
+        ({"discounts": (Discount(),)}, "discounts[0]"),
+        ({"discounts": (Discount(amount_off_minor=-1),)}, "discounts[0].amount_off_minor"),
+        ({"discounts": (Discount(percent_off=Decimal(0)),)}, "discounts[0].percent_off"),
+        ({"discounts": (Discount(amount_off_minor=1, metrics=()),)}, "discounts[0].metrics"),
+        ({"prepaid": (PrepaidCommitment(amount_minor=1, currency="XYZ"),)}, "prepaid[0].currency"),
+        ({"prepaid": (PrepaidCommitment(amount_minor=1, currency="USD", ends_at=NAIVE),)}, "prepaid[0].ends_at"),
+        ({"minimums": (MinimumCommitment(amount_minor=-1, currency="USD"),)}, "minimums[0].amount_minor"),
+        ({"minimums": (MinimumCommitment(amount_minor=1, currency="USD", metrics=()),)}, "minimums[0].metrics"),
+        ({"grants": (grant(), grant(amount_minor=-1))}, "grants[1].amount_minor"),
+        ({"grants": (grant(amount_minor=Decimal("0.5")),)}, "grants[0].amount_minor"),
+        ({"grants": (grant(applied_minor=-1),)}, "grants[0].applied_minor"),
+        ({"grants": (grant(priority=-1),)}, "grants[0].priority"),
+        ({"grants": (grant(created_at=NAIVE),)}, "grants[0].created_at"),
+        ({"grants": (grant(metrics=()),)}, "grants[0].metrics"),
+    ],
+)
+def test_typed_inputs_that_cannot_be_right_are_refused(terms: dict[str, Any], field: str) -> None:
+    """In the names of the types."""
+    start, end = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
+    given = {"customer_id": "ada", "period_start": start, "period_end": end, "items": (CALLS,), **terms}
+    with pytest.raises(InvalidInput) as refusal:
+        InvoiceInputs(**given)
+    assert refusal.value.field == field
