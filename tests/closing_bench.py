@@ -89,10 +89,11 @@ def open_closing(
     emulator: RunningEmulator,
     *,
     start: datetime = START,
+    aggregation: str = "sum",
     **price: Any,  # noqa: ANN401 - any parameter of a price
 ) -> ClosingBench:
     """The bench at the start of the week; 2 cents a unit unless told otherwise."""
-    bench = open_bench(pool, emulator)
+    bench = open_bench(pool, emulator, aggregation=aggregation)
     emulator.freeze(start)
     customer_id = bench.bind()
     client = emulator.client()
