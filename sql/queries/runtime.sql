@@ -35,6 +35,10 @@ order by cursors.name;
 -- Whether the ledger's migrations have run.
 select to_regclass('fold_cursors') is not null;
 
+-- name: has_push_fence
+-- Whether the push's migrations have run, on a server that is written to: a replica pushes nothing.
+select to_regclass('push_fence') is not null and not pg_is_in_recovery();
+
 -- name: load_data_directory
 -- Which directory the answering server serves: another one's is left alone.
 select current_setting('data_directory');

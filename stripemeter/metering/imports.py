@@ -10,12 +10,14 @@ from rows that were lost, except as far as approved corrections know of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from uuid import UUID
 
+from stripemeter.metering.days import day_bounds
+from stripemeter.metering.deltas import MINUTE
 from stripemeter.metering.segments import BillingPhase, segment_at
 
 AT_STRIPE = ("accepted", "confirmed")
@@ -36,6 +38,14 @@ class SentRow:
     delta: Decimal
     state: str
     last_attempt_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What Stripe holds. `minutes`: of the days that were read, those not known to be as expected."""
+
+    days: frozenset[date]
+    minutes: Mapping[datetime, Decimal]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +91,7 @@ def is_in_doubt(row: SentRow) -> bool:
 
 def explain_minutes(
     rows: Sequence[SentRow],
-    minutes: Mapping[datetime, Decimal],
+    reading: Reading,
     corrections: Mapping[DayKey, Sequence[Decimal]],
     phases: Sequence[BillingPhase],
 ) -> Changes:
@@ -89,7 +99,7 @@ def explain_minutes(
 
     Args:
         rows: the outbox's.
-        minutes: what was read; those left out hold what their rows say.
+        reading: what Stripe holds; days and minutes left out hold what is said of them.
         corrections: approved surpluses by segment and day: known to be at Stripe beside the rows.
         phases: what cuts the customer's time.
     """
@@ -97,7 +107,7 @@ def explain_minutes(
     arrived, absent, doubtful, missing = list[UUID](), list[UUID](), list[UUID](), list[SentRow]()
     free: dict[DayKey, dict[datetime, Decimal]] = {}
     beside: dict[DayKey, dict[datetime, Decimal]] = {}
-    for minute, held in sorted(minutes.items()):
+    for minute, held in sorted(reading.minutes.items()):
         row = by_minute.get(minute)
         if row is None:
             key = segment_at(phases, minute).start, minute.date()
@@ -111,7 +121,13 @@ def explain_minutes(
         else:
             beside.setdefault((row.segment_start, row.day), {})[minute] = held - expected_at(row)
     for key, surpluses in corrections.items():
-        _take_corrected(surpluses, free.get(key, {}), beside.get(key, {}))
+        if key[1] not in reading.days:
+            continue
+        here = free.setdefault(key, {})
+        left = _take_corrected(surpluses, here, beside.get(key, {}))
+        if left:
+            minute = max(here, default=None) or _free_minute(key, {*by_minute, *reading.minutes}, phases)
+            here[minute] = here.get(minute, Decimal(0)) - left
     found = tuple(
         FoundMinute(segment_start=start, stamped_at=minute, delta=held)
         for (start, _), held_by_minute in free.items()
@@ -129,19 +145,30 @@ def explain_minutes(
     )
 
 
-def _take_corrected(surpluses: Sequence[Decimal], *places: dict[datetime, Decimal]) -> None:
-    """Take out of the minutes what corrections know of: of a minute with just that much, else of the fullest ones."""
+def _take_corrected(surpluses: Sequence[Decimal], *places: dict[datetime, Decimal]) -> Decimal:
+    """Take out of the minutes what corrections know of: of one with just that much, else of the fullest; what is left.
+
+    Something is left when their minutes were not read, as others made up for them.
+    """
+    total = Decimal(0)
     for surplus in surpluses:
         exact = next(((place, minute) for place in places for minute in place if place[minute] == surplus), None)
         if exact is not None:
             exact[0][exact[1]] = Decimal(0)
             continue
-        left = surplus
-        fullest = sorted(
-            ((held, minute, place) for place in places for minute, held in place.items() if held > 0),
-            key=lambda one: (-one[0], one[1]),
-        )
-        for held, minute, place in fullest:
-            part = min(left, held)
-            place[minute] = held - part
-            left -= part
+        total += surplus
+    fullest = [(held, minute, place) for place in places for minute, held in place.items() if held > 0]
+    for held, minute, place in sorted(fullest, key=lambda one: (-one[0], one[1])):
+        part = min(total, held)
+        place[minute] = held - part
+        total -= part
+    return total
+
+
+def _free_minute(key: DayKey, taken: Collection[datetime], phases: Sequence[BillingPhase]) -> datetime:
+    """The last minute of the day in the segment that nothing is known of."""
+    start, end = day_bounds(key[1])
+    minute = end - MINUTE
+    while minute > start and (minute in taken or segment_at(phases, minute).start != key[0]):
+        minute -= MINUTE
+    return minute

@@ -31,6 +31,11 @@ SETTLED = timedelta(hours=1)
 """How long after something was sent Stripe's summaries are trusted to have it: they are eventually consistent, and
 Stripe publishes no bound."""
 
+UNREAD = (
+    "Stripe holds usage of this customer that was not pushed from this database since it was restored: look at it with "
+    "`stripemeter restore-fence`, and take it for ours with --yes"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
@@ -82,31 +87,45 @@ def import_target(
         Conflict: a row of it was sent less than SETTLED ago, or changed meanwhile. Nothing was written.
     """
     rows, imported = _read(pool, sink, target, first=first, now=now)
-    with transaction(pool) as tx:
-        push_entries.lock_targets(tx, [target])
-        if push_imports.load_rows(tx, target, first_day=first) != rows:
-            raise Conflict(
-                f"somebody pushes {target.customer_ref!r} on {target.stripe_event_name!r} meanwhile: run again"
-            )
-        push_imports.apply_changes(tx, target, imported.changes, epoch=epoch, now=now)
+    _write(pool, rows, imported, epoch=epoch, first=first, now=now)
     return imported
 
 
-def import_unread(
+def find_unread(
     pool: ConnectionPool, sink: BillingSink, targets: Sequence[PushTarget], *, epoch: int, now: datetime
 ) -> dict[PushTarget, str]:
-    """Import those of the targets that the fence could not know of or read; those of whom that failed, and why."""
-    failed: dict[PushTarget, str] = {}
+    """Those of the targets that must not be pushed before an operator has looked, and why.
+
+    The fence could not know of them: a customer bound since, an account whose key was missing. Where Stripe holds what
+    the outbox says that is noted, and pushing begins; where it holds more, it may be ours from before the restore or
+    somebody else's, and nobody here can tell.
+    """
+    held_back: dict[PushTarget, str] = {}
     with transaction(pool) as tx:
         unread = push_imports.find_unimported(tx, targets, epoch=epoch)
         first = first_import_day(tx, sink.account_id(), epoch=epoch, now=now)
     for target in unread:
         try:
-            import_target(pool, sink, target, epoch=epoch, first=first, now=now)
+            rows, imported = _read(pool, sink, target, first=first, now=now)
+            if imported.is_change:
+                held_back[target] = UNREAD
+            else:
+                _write(pool, rows, imported, epoch=epoch, first=first, now=now)
         except StripeMeterError as error:
             # One customer's trouble is not another's.
-            failed[target] = str(error)
-    return failed
+            held_back[target] = str(error)
+    return held_back
+
+
+def _write(
+    pool: ConnectionPool, rows: list[SentRow], imported: Imported, *, epoch: int, first: date, now: datetime
+) -> None:
+    target = imported.target
+    with transaction(pool) as tx:
+        push_entries.lock_targets(tx, [target])
+        if push_imports.load_rows(tx, target, first_day=first) != rows:
+            raise Conflict(f"{target.customer_ref!r} is pushed on {target.stripe_event_name!r} meanwhile: run again")
+        push_imports.apply_changes(tx, target, imported.changes, epoch=epoch, now=now)
 
 
 def _read(
@@ -117,8 +136,8 @@ def _read(
         corrections = push_imports.load_corrections(tx, target, first_day=first)
         phases = load_phases_of(tx, target.tenant_id, target.customer_ref, target.meter)
     _require_settled(rows, target, now)
-    minutes = read_differences(sink, target, rows, corrections, first=first, last=now.astimezone(UTC).date())
-    return rows, Imported(target=target, changes=explain_minutes(rows, minutes, corrections, phases))
+    reading = read_differences(sink, target, rows, corrections, first=first, last=now.astimezone(UTC).date())
+    return rows, Imported(target=target, changes=explain_minutes(rows, reading, corrections, phases))
 
 
 def _require_settled(rows: list[SentRow], target: PushTarget, now: datetime) -> None:

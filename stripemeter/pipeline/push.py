@@ -23,7 +23,7 @@ from stripemeter.billing.sink import BillingSink, Mode
 from stripemeter.errors import NotAllowed
 from stripemeter.metering.deltas import current_minute, first_open_day, whole_minutes
 from stripemeter.metering.segments import day_segment
-from stripemeter.pipeline.import_target import import_unread
+from stripemeter.pipeline.import_target import find_unread
 from stripemeter.pipeline.prove import load_conservation
 from stripemeter.pipeline.push_row import DEFAULT_RETRIES, Outcome, Pushed, PushRun, RetryPolicy
 from stripemeter.pipeline.push_row import pushed as report_target
@@ -128,7 +128,7 @@ def push_usage(
         )
     targets = [target for target in found if target.tenant_id not in broken]
     left_out = sorted(broken & {target.tenant_id for target in found})
-    unread = import_unread(pool, sink, targets, epoch=epoch, now=now)
+    unread = find_unread(pool, sink, targets, epoch=epoch, now=now)
 
     def current_time() -> datetime:
         return now + timedelta(microseconds=(time.monotonic_ns() - started) // 1000)

@@ -19,7 +19,7 @@ from stripemeter.metering.deltas import choose_minute, first_open_day, sendable
 from stripemeter.metering.segments import day_segment
 from stripemeter.pipeline.prove import load_conservation
 from stripemeter.pipeline.push_segments import open_segments
-from stripemeter.store import push_entries
+from stripemeter.store import push_entries, push_epochs
 from stripemeter.store.customers import load_phases_of
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.push_entries import LackingDay, PushTarget
@@ -65,6 +65,7 @@ class PushPlan:
         blocked: customers that wait for an operator because of an earlier refusal.
         held: days older than Stripe takes, never sent.
         left_out: tenants whose events do not add up: nothing of them is sent.
+        fenced: why nothing at all is sent: this is not the database usage was pushed from; empty when it is.
         rows: by tenant, meter, customer, day and segment.
     """
 
@@ -75,6 +76,7 @@ class PushPlan:
     blocked: int
     held: int
     left_out: tuple[str, ...]
+    fenced: str
     rows: tuple[PlannedRow, ...]
 
 
@@ -97,6 +99,7 @@ def plan_push(pool: ConnectionPool, sink: BillingSink, *, now: datetime) -> Push
         rows = list(_plan_targets(tx, [target for target in targets if target.tenant_id not in broken], now=now))
         held, _ = push_entries.load_held(tx, stripe_account_id=account, mode=sink.mode, first_day=first, limit=1)
         blocked = push_entries.count_blocked(tx, stripe_account_id=account)
+        fenced = push_epochs.find_refusal(tx)
     going = [row for row in rows if row.action != "wait"]
     return PushPlan(
         stripe_account_id=account,
@@ -106,6 +109,7 @@ def plan_push(pool: ConnectionPool, sink: BillingSink, *, now: datetime) -> Push
         blocked=blocked,
         held=held,
         left_out=tuple(sorted(broken & {target.tenant_id for target in targets})),
+        fenced=fenced,
         rows=tuple(rows),
     )
 

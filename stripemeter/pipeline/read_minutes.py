@@ -19,7 +19,7 @@ from operator import attrgetter
 from stripemeter.billing.sink import BillingSink
 from stripemeter.metering.days import day_bounds, days_between
 from stripemeter.metering.deltas import MINUTE
-from stripemeter.metering.imports import DayKey, SentRow, expected_at, is_in_doubt
+from stripemeter.metering.imports import DayKey, Reading, SentRow, expected_at, is_in_doubt
 from stripemeter.store.push_entries import PushTarget
 
 HOUR = timedelta(hours=1)
@@ -34,7 +34,7 @@ def read_differences(
     *,
     first: date,
     last: date,
-) -> dict[datetime, Decimal]:
+) -> Reading:
     """What Stripe holds in each minute that differs from the rows or has one in doubt.
 
     Args:
@@ -56,18 +56,20 @@ def read_differences(
         corrected[day] = corrected.get(day, Decimal(0)) + sum(surpluses)
     reader = _Reader(sink=sink, target=target, rows=rows)
     found: dict[datetime, Decimal] = {}
+    read: set[date] = set()
     for day in days_between(first, last):
         start, end = day_bounds(day)
         held = daily.get(day, Decimal(0))
         if reader.is_as_expected(start, end, held - corrected.get(day, Decimal(0))):
             continue
+        read.add(day)
         hours = sink.read_hourly_quantities(
             stripe_meter_id=target.stripe_meter_id, stripe_customer_id=target.stripe_customer_id, day=day
         )
         for hour in range(24):
             begin = start + hour * HOUR
             reader.read(begin, begin + HOUR, hours.get(begin, Decimal(0)), found)
-    return found
+    return Reading(days=frozenset(read), minutes=found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ a database was restored (`store.push_epochs`, `store.push_witness`).
     open    the epoch: pushing goes on
 
 Killed anywhere it is run again and goes on where it was. What only becomes known later (a customer that is bound anew,
-an account whose key was missing) is imported by the first push that has something for it.
+an account whose key was missing) is not pushed while Stripe holds something of it; run again, this reads it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from stripemeter.store.push_witness import PushWitness
 
 MAX_ROWS = 1000
 WORKERS = 4
+LATER = "customers or accounts that became known after the fence"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ class FenceReport:
         minutes: rows made for what Stripe holds.
         quantity: what they add up to.
         failed: targets that could not be read.
-        without_key: accounts usage is mapped to that no key is set for: imported by their first push.
+        without_key: accounts usage is mapped to that no key is set for: not read.
         rows: targets with changes or failures, at most MAX_ROWS.
     """
 
@@ -128,16 +129,17 @@ def preview_fence(
     with transaction(pool) as tx:
         fence = push_epochs.load_fence(tx)
     why = _why(fence, order, gone_back)
-    if not why:
-        return _report("not_needed", "", _Found())
-    begun = _begun(fence, gone_back)
+    begun = _begun(fence, gone_back) if why else fence
     epoch = begun.epoch if begun is not None else None
     ready_at = _ready_at(order, begun.started_at if begun is not None else now, now)
 
     def preview(sink: BillingSink, target: PushTarget, first: date) -> Imported:
         return preview_import(pool, sink, target, first=first, now=now)
 
-    return _report("preview", why, _each_target(pool, sinks, preview, epoch=epoch, now=now), ready_at)
+    found = _each_target(pool, sinks, preview, epoch=epoch, now=now)
+    if not why:
+        return _report("preview", LATER, found) if found.is_anything else _report("not_needed", "", found)
+    return _report("preview", why, found, ready_at)
 
 
 def restore_fence(
@@ -162,15 +164,13 @@ def restore_fence(
         with transaction(pool) as tx:
             fence = push_epochs.load_fence(tx)
             why = _why(fence, order, gone_back)
-            if not why:
-                return _report("not_needed", "", _Found())
-            begun = _begun(fence, gone_back)
+            begun = _begun(fence, gone_back) if why else fence
             ready_at = _ready_at(order, begun.started_at if begun is not None else now, now)
             if begun is not None:
                 epoch = begun.epoch
             else:
                 epoch = push_epochs.start_epoch(tx, reason=order.reason, actor=order.actor, now=now)
-        if now < ready_at:
+        if why and now < ready_at:
             raise NotAllowed(
                 "pushing is fenced; Stripe may not have summed up yet what was sent last: run this again after "
                 f"{ready_at:%Y-%m-%d %H:%M:%SZ}, or say with --stopped-at when the old database's last push had ended"
@@ -180,6 +180,8 @@ def restore_fence(
             return import_target(pool, sink, target, epoch=epoch, first=first, now=now)
 
         found = _each_target(pool, sinks, do_import, epoch=epoch, now=now)
+        if not why:
+            return _report("opened", LATER, found) if found.is_anything else _report("not_needed", "", found)
         if found.failures:
             return _report("fenced", why, found, ready_at)
         with transaction(pool) as tx:
@@ -197,6 +199,10 @@ class _Found:
     imported: list[Imported] = field(default_factory=list)
     failures: list[tuple[PushTarget, str]] = field(default_factory=list)
     without_key: tuple[str, ...] = ()
+
+    @property
+    def is_anything(self) -> bool:
+        return bool(self.failures or any(imported.is_change for imported in self.imported))
 
 
 @contextmanager
@@ -216,7 +222,7 @@ def _begun(fence: Fence | None, gone_back: str) -> Fence | None:
 
 def _why(fence: Fence | None, order: FenceOrder, gone_back: str) -> str:
     if fence is None:
-        return "this database has no push epoch"
+        return push_epochs.NO_EPOCH
     return fence.refusal or gone_back or ("asked for by hand" if order.is_by_hand else "")
 
 

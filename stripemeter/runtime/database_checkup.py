@@ -19,6 +19,7 @@ from stripemeter.runtime.findings import Finding, failed, ok, warned
 from stripemeter.runtime.preflight import MINIMUM_SERVER_VERSION, check_database_url, masked
 from stripemeter.store.migrations import migration_status
 from stripemeter.store.postgres import Tx, connect
+from stripemeter.store.push_epochs import find_refusal
 from stripemeter.store.sql import load_queries
 
 ENOUGH_CONNECTIONS = 60
@@ -44,6 +45,8 @@ def examine_database(database_url: str | None) -> Iterator[Finding]:
         connection.row_factory = psycopg.rows.dict_row  # type: ignore[assignment]
         yield from _settings(connection)
         yield from _cursors(connection)
+        connection.row_factory = psycopg.rows.tuple_row
+        yield from _push_fence(connection)
     yield _migrations(database_url)
     yield _dagster_storage(database_url)
     yield _heartbeat(database_url)
@@ -93,6 +96,17 @@ def _cursors(connection: Tx) -> Iterator[Finding]:
         )
     else:
         yield ok("fold cursor", f"{len(cursors)} of this cluster" if cursors else "nothing folded yet")
+
+
+def _push_fence(connection: Tx) -> Iterator[Finding]:
+    (is_here,) = connection.execute(load_queries("runtime")["has_push_fence"]).fetchone() or (False,)
+    if not is_here:
+        return  # a replica, or the pending migrations are a finding of their own
+    refusal = find_refusal(connection)
+    if refusal:
+        yield failed("push fence", refusal, fix="stripemeter restore-fence")
+    else:
+        yield ok("push fence", "open: this is the database usage is pushed from")
 
 
 def _rows(connection: Tx, query: str) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ REMEDY = (
     "nothing is pushed, for what was sent since might be sent twice: stop whatever still pushes from the old database, "
     "then run `stripemeter restore-fence`"
 )
+NO_EPOCH = f"this database has no push epoch; {REMEDY}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +63,15 @@ def require_open(tx: Tx) -> Fence:
         NotAllowed: this is another database than it was pushed from, or pushing is fenced.
     """
     fence = load_fence(tx)
-    if fence is None:
-        raise NotAllowed(f"this database has no push epoch; {REMEDY}")
-    if fence.refusal:
-        raise NotAllowed(fence.refusal)
+    if fence is None or fence.refusal:
+        raise NotAllowed(NO_EPOCH if fence is None else fence.refusal)
     return fence
+
+
+def find_refusal(tx: Tx) -> str:
+    """Why nothing may be pushed from here; empty when it may."""
+    fence = load_fence(tx)
+    return NO_EPOCH if fence is None else fence.refusal
 
 
 def start_epoch(tx: Tx, *, reason: str, actor: str, now: datetime) -> int:

@@ -11,6 +11,7 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.errors import NotAllowed
 from stripemeter.metering.days import month_bounds
+from stripemeter.pipeline.push import push_usage
 from stripemeter.pipeline.reconcile import reconcile_usage
 from stripemeter.pipeline.repair import approve_corrections
 from stripemeter.store.corrections import list_suggested
@@ -246,8 +247,18 @@ def test_c21_a_fence_that_is_killed_goes_on(bench: StripeBench, take_backup: Tak
         assert_books_balance(old)
 
 
+def test_a_new_customer_is_pushed_after_a_restore_as_before(bench: StripeBench, take_backup: TakeBackup) -> None:
+    """Stripe holds nothing of her: that is noted, and nobody needs to look."""
+    with take_backup().restored(bench, "dump") as old:
+        fence(old)
+        old.bind("eve")
+        old.count("3", YESTERDAY, "eve")
+        push(old, SETTLED)
+        assert old.at_stripe(YESTERDAY, "eve") == 3
+
+
 def test_a_customer_who_is_bound_after_the_restore_is_read_first(bench: StripeBench, take_backup: TakeBackup) -> None:
-    """Bound and pushed after the backup, bound again after the fence: the first push finds what Stripe holds."""
+    """Bound and pushed after the backup, bound again after the fence: held back until an operator has looked."""
     backup = take_backup()
     stripe_customer = bench.bind("bob")
     bench.count("6", YESTERDAY, "bob")
@@ -260,6 +271,13 @@ def test_a_customer_who_is_bound_after_the_restore_is_read_first(bench: StripeBe
                 (stripe_customer,),
             )
         old.count("7", YESTERDAY, "bob")
+        old.count("8", YESTERDAY)
+        report = push_usage(old.pool, old.sink, now=SETTLED)
+        assert (report.accepted, report.unsettled) == (1, 1)
+        assert "restore-fence" in report.rows[0].reason
+        assert old.at_stripe(YESTERDAY, "bob") == 6
+        assert fence(old).minutes == 1
         push(old, SETTLED)
-        assert old.at_stripe(YESTERDAY, "bob") == 7
+        assert (old.at_stripe(YESTERDAY), old.at_stripe(YESTERDAY, "bob")) == (8, 7)
+        assert fence(old).outcome == "not_needed"
         assert_books_balance(old)

@@ -159,6 +159,16 @@ def test_doctor_sees_a_restore_into_another_cluster(tmp_path: Path, database_url
     assert found["migrations"]["verdict"] == "ok"
 
 
+def test_doctor_sees_that_pushing_is_fenced(tmp_path: Path, database_url: str) -> None:
+    """From another database than usage was pushed from nothing goes out: ✗, with the command that mends it."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("update push_epochs set timeline = 77")
+    answer = _type(tmp_path, "doctor", "--json", DATABASE_URL=database_url)
+    fence = next(one for one in json.loads(answer.stdout) if one["check"] == "push fence")
+    assert (fence["verdict"], fence["fix"]) == ("failed", "stripemeter restore-fence")
+    assert "another timeline" in fence["found"]
+
+
 def test_doctor_sees_commits_that_would_not_last(tmp_path: Path, database_url: str) -> None:
     """synchronous_commit off breaks the promise behind every 2xx: ✗."""
     name = database_url.rpartition("/")[2]
