@@ -117,6 +117,17 @@ def test_products_beyond_128_bits_do_not_wrap_around(unit: str, rounding: Roundi
     assert expect_equal([("p", quantity) for quantity in quantities], {"p": price}, rounding)
 
 
+def test_whole_quantities_are_priced_exactly_by_bounds_with_a_fraction() -> None:
+    """The scale of a slice holds its bounds as well as its quantities."""
+    tiers = (Tier(up_to=Decimal("1.5"), unit_minor=Decimal(10)), Tier(up_to=None, unit_minor=Decimal(1)))
+    prices = {
+        "g": Price(currency="USD", model=Graduated(tiers=tiers)),
+        "v": Price(currency="USD", model=Volume(tiers=tiers)),
+    }
+    quotes = expect_equal([(key, Decimal(count)) for key in prices for count in (1, 2, 3)], prices, "half_up")
+    assert [quoted.total_minor for quoted in quotes] == [10, 16, 17, 10, 2, 3]
+
+
 def test_quantities_of_any_exact_type_are_priced() -> None:
     """Integers and Decimals of fewer decimals; a price nobody uses is no matter."""
     prices = {

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -276,6 +277,7 @@ def test_the_greatest_quantity_is_priced_to_the_last_digit() -> None:
     most = Decimal("9" * 26 + "." + "9" * 12)
     quoted = quote(Price(currency="USD", model=PerUnit(unit_minor=most)), most)
     scaled = int("9" * 38)
+    assert Fraction(quoted.lines[0].unrounded_minor) == Fraction(scaled * scaled, 10**24)
     assert quoted.total_minor == (2 * scaled * scaled + 10**24) // (2 * 10**24)
 
 
