@@ -90,6 +90,10 @@ def choose_minute(
     (left).
     """
     start, end = whole_minutes(day=day, segment_start=segment_start, segment_end=segment_end)
+    # Whose the second is in which two of Stripe's periods meet is not documented (rule P5 of the emulator): a segment's
+    # first minute is left alone, unless the day has no other one of it.
+    if start == segment_start and start + MINUTE < end:
+        start += MINUTE
     if now < end:
         minute = current_minute(now)
         return minute if start <= minute and minute not in used else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -55,3 +55,35 @@ def test_a_summary_that_lags_is_in_flight_and_then_equal(pool: ConnectionPool, e
     emulator.freeze(NOW + timedelta(seconds=600))
     assert reconcile_usage(bench.pool, bench.sink, now=NOW + timedelta(seconds=600)).ok == 1
     assert len(emulator.ledger()) == 1
+
+
+@pytest.mark.parametrize("owner", ["beginning_period", "ending_period", "both"])
+def test_nobodys_usage_is_in_the_second_between_two_periods(
+    pool: ConnectionPool, emulator: RunningEmulator, owner: str
+) -> None:
+    """P5: the last day of a period and the first of the next are each billed once, whosever that second is."""
+    emulator.control("POST", "/billing", {"boundary_second": owner})
+    bench = open_bench(pool, emulator)
+    customer, client = bench.bind(), emulator.client()
+    emulator.freeze(datetime(2026, 10, 25, tzinfo=UTC))
+    product = client.v1.products.create({"name": "Calls"}).id
+    price: Any = {"currency": "usd", "product": product, "unit_amount": 2}
+    price |= {"recurring": {"interval": "month", "usage_type": "metered", "meter": bench.meter_id}}
+    subscription = client.v1.subscriptions.create(
+        {
+            "customer": customer,
+            "items": [{"price": client.v1.prices.create(price).id}],
+            "billing_cycle_anchor_config": {"day_of_month": 1, "hour": 0, "minute": 0, "second": 0},
+        }
+    ).id
+    midnight = datetime(2026, 11, 1, tzinfo=UTC)
+    emulator.freeze(midnight)
+    (draft,) = client.v1.invoices.list({"customer": customer}).data
+    client.v1.invoices.update(draft.id or "", {"auto_advance": False})
+    bench.count("5", date(2026, 10, 31))
+    bench.count("7", date(2026, 11, 1))
+    for now in (midnight, midnight + timedelta(seconds=59), midnight + timedelta(seconds=60)):
+        emulator.freeze(now)
+        push_usage(bench.pool, bench.sink, now=now)
+    assert client.v1.invoices.finalize_invoice(draft.id or "").total == 10
+    assert client.v1.invoices.create_preview({"subscription": subscription}).total == 14

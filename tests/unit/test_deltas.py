@@ -157,6 +157,17 @@ def test_a_minute_that_a_boundary_cuts_belongs_to_neither_side(
     assert (first < beyond) is (expected is not None)
 
 
+def test_the_second_in_which_two_segments_meet_is_left_alone() -> None:
+    """Not documented whose it is at Stripe: a first minute waits, a day is full without it; an only one is used."""
+    assert choose(day=TODAY, segment_start=at(12, 0), end=MONTH_END, now=at(12, 0, second=30), used=()) is None
+    assert choose(day=TODAY, segment_start=at(12, 0), end=MONTH_END, now=at(12, 1), used=()) == at(12, 1)
+    used = {at(23, minute, YESTERDAY) for minute in range(51, 60)}
+    assert choose(day=YESTERDAY, segment_start=at(23, 50, YESTERDAY), end=MONTH_END, now=NOW, used=used) is None
+    assert choose(day=YESTERDAY, segment_start=at(23, 59, YESTERDAY), end=MONTH_END, now=NOW, used=()) == at(
+        23, 59, YESTERDAY
+    )
+
+
 def test_a_segment_that_ended_today_counts_back_from_its_end() -> None:
     """Its part of the day is closed, though the day is not: no delta of it goes into the segment after it."""
     boundary = at(11, 30, second=20)
