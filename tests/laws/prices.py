@@ -145,14 +145,14 @@ def _tiers(random: Random, *, whole_bounds: bool) -> tuple[Tier, ...]:
         if not whole_bounds and random.random() < 0.2:
             step = Decimal(random.randrange(1, 50)).scaleb(-random.choice([1, 12]))
         bounds.append((bounds[-1] if bounds else Decimal(0)) + step)
-    return tuple(
-        Tier(
-            up_to=up_to,
-            unit_minor=_amount(random),
-            flat_minor=random.choice([None, None, Decimal(0), _amount(random)]),
-        )
-        for up_to in (*bounds, None)
-    )
+    return tuple(_tier(random, up_to) for up_to in (*bounds, None))
+
+
+def _tier(random: Random, up_to: Decimal | None) -> Tier:
+    """A tier; now and then one of a flat amount only, which Stripe has."""
+    flat = random.choice([None, None, Decimal(0), _amount(random)])
+    unit = None if flat is not None and random.random() < 0.1 else _amount(random)
+    return Tier(up_to=up_to, unit_minor=unit, flat_minor=flat)
 
 
 def _amount(random: Random) -> Decimal:
