@@ -17,6 +17,7 @@ from stripemeter_assets.resources import PostgresResource, StripeResource, close
 from tests.assets.running import execute
 from tests.emulator import RunningEmulator
 from tests.stripe_bench import NO_PAUSE, NOW, TODAY, StripeBench, open_bench
+from tests.stripe_reports import notifications
 
 
 @pytest.fixture
@@ -47,13 +48,8 @@ def report_of_a_dropped_row(bench: StripeBench) -> None:
     bench.emulator.fault({"match": {"path_re": "meter_events"}, "do": {"kind": "accept_then_async_reject"}})
     push_usage(bench.pool, bench.sink, now=NOW, retries=NO_PAUSE)
     bench.emulator.freeze(NOW + timedelta(seconds=20))
-    (event,) = bench.emulator.client().v2.core.events.list().data
-    assert event.last_response is None
-    body = (
-        f'{{"id": "{event.id}", "object": "v2.core.event", "type": "{event.type}", "livemode": false,'
-        f' "created": "{event.created}"}}'
-    )
-    assert keep_event(bench.pool, body.encode(), now=NOW) == "waiting"
+    (told,) = notifications(bench.emulator)
+    assert keep_event(bench.pool, told, now=NOW) == "waiting"
 
 
 def age(bench: StripeBench) -> None:

@@ -1,4 +1,4 @@
-"""A push, or a look at the invoices, in a process of its own that dies, or waits, at a point of it.
+"""A push, or a look at error reports or invoices, in a process of its own that dies, or waits, at a point of it.
 
 `python -m tests.faults.push_process '{"url", "key", "database_url", "now", "verb", "seam", "when", "nth", "act"}'`.
 With `"act": "die"` it kills itself with SIGKILL there; with `"hold"` it says `held` and goes on when a line comes in;
@@ -18,6 +18,8 @@ from typing import Literal
 
 from stripemeter.pipeline.closing import close_invoices
 from stripemeter.pipeline.push import push_usage
+from stripemeter.pipeline.push_doubts import settle_doubts
+from stripemeter.pipeline.stripe_error_reports import read_reports
 from stripemeter.store.postgres import open_pool
 from tests.emulator import RunningEmulator
 from tests.faults.seams import Point, hook
@@ -25,7 +27,7 @@ from tests.stripe_bench import NO_PAUSE, shadow_sink
 
 ROOT = Path(__file__).parents[2]
 Act = Literal["die", "hold"]
-Verb = Literal["push", "close"]
+Verb = Literal["push", "close", "settle reports"]
 
 
 class PushProcess:
@@ -74,7 +76,7 @@ class PushProcess:
 
 
 def main(order: dict[str, str]) -> None:
-    """Push, or close under control, with what was ordered at its point."""
+    """Push, settle reports, or close under control, with what was ordered at its point."""
     if "seam" in order:
         point = Point(seam=order["seam"], when="after" if order["when"] == "after" else "before", nth=int(order["nth"]))
         hook(point, _die if order["act"] == "die" else _hold)
@@ -83,6 +85,9 @@ def main(order: dict[str, str]) -> None:
     with open_pool(order["database_url"]) as pool:
         if order["verb"] == "close":
             close_invoices(pool, sink, now=now, control="control")
+        elif order["verb"] == "settle reports":
+            read_reports(pool, sink, now=now)
+            settle_doubts(pool, sink, now=now)
         else:
             push_usage(pool, sink, now=now, retries=NO_PAUSE)
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from stripemeter.billing.stripe_sink import StripeSink
 from stripemeter.pipeline import closing
-from stripemeter.store import closings, push_entries
+from stripemeter.store import closings, push_doubts, push_entries, stripe_events
 
 When = Literal["before", "after"]
 
@@ -28,6 +28,12 @@ SEAMS: dict[str, tuple[Any, str]] = {
     "read back": (StripeSink, "read_quantity"),
     "note reading": (push_entries, "settle_probe"),
     "re-arm": (push_entries, "settle_rearmed"),
+    "load report": (StripeSink, "load_error_report"),
+    "doubt": (push_doubts, "raise_reported"),
+    "end report": (stripe_events, "mark_processed"),
+    "note minute": (push_doubts, "note_reading"),
+    "drop": (push_doubts, "reject_accepted"),
+    "end doubt": (push_doubts, "settle"),
     "record": (closings, "insert_found"),
     "take control": (closings, "take_control"),
     "hold": (StripeSink, "hold_invoice"),
@@ -37,7 +43,7 @@ SEAMS: dict[str, tuple[Any, str]] = {
     "let go": (closings, "let_go"),
 }
 """Every step of `pipeline.push_rows`, `push_row` and `push_probe` that commits, sends, reads or waits; then those of
-`pipeline.closing`.
+`pipeline.stripe_error_reports` and `push_doubts`, and those of `pipeline.closing`.
 
 `before` a seam of `push_entries` is inside its transaction with nothing written, and after the commit of the step
 before; `after` it is inside the transaction with everything written and nothing committed. `after` sending is with the

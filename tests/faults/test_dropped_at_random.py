@@ -21,11 +21,11 @@ from stripemeter.pipeline.push import push_usage
 from stripemeter.pipeline.push_doubts import recheck_day, settle_doubts
 from stripemeter.pipeline.reconcile import reconcile_usage
 from stripemeter.pipeline.stripe_error_reports import read_reports
-from stripemeter.pipeline.stripe_events import keep_event
 from stripemeter.pipeline.stripe_setup import release_entry
 from stripemeter.store.push_doubts import DayRows
 from tests.emulator import RunningEmulator
 from tests.stripe_bench import NOW, ONCE, TODAY, StripeBench, open_bench
+from tests.stripe_reports import keep_all, notifications
 
 STEPS = 45
 SEEDS = range(5)
@@ -70,13 +70,9 @@ class World:
 
     def tell(self) -> None:
         """Every report there is, in any order and again and again, and then they are read."""
-        events = list(self.bench.emulator.client().v2.core.events.list({"limit": 100}).data)
-        for event in self.dice.choices(events, k=2 * len(events)) + events if events else []:
-            body = (
-                f'{{"id": "{event.id}", "object": "v2.core.event", "type": "{event.type}", "livemode": false,'
-                f' "created": "{event.created}"}}'
-            )
-            keep_event(self.bench.pool, body.encode(), now=self.now)
+        told = notifications(self.bench.emulator)
+        again = self.dice.choices(told, k=2 * len(told)) if told else []
+        keep_all(self.bench.pool, again + told, now=self.now)
         read_reports(self.bench.pool, self.bench.sink, now=self.now)
 
     def settle(self) -> None:

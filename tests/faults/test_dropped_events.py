@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from psycopg_pool import ConnectionPool
 
-from stripemeter.errors import InvalidInput, OutcomeUnknown
+from stripemeter.errors import InvalidInput
 from stripemeter.metering.deltas import identifier_of
 from stripemeter.pipeline.push import PushReport, push_usage
 from stripemeter.pipeline.push_doubts import DoubtReport, has_due_doubt, recheck_day, settle_doubts
@@ -25,8 +25,11 @@ from stripemeter.pipeline.stripe_setup import release_entry
 from stripemeter.store.postgres import transaction
 from stripemeter.store.push_doubts import DayRows
 from tests.emulator import RunningEmulator
+from tests.faults.push_process import PushProcess
+from tests.faults.seams import Point
 from tests.faults.webhook_worker import deliver, receiving_worker
 from tests.stripe_bench import NO_PAUSE, NOW, ONCE, TODAY, StripeBench, open_bench
+from tests.stripe_reports import keep_all, notifications
 
 YESTERDAY = TODAY - timedelta(days=1)
 REPORTED = NOW + timedelta(seconds=20)
@@ -63,8 +66,20 @@ def push(bench: StripeBench, now: datetime, *, fault: dict[str, Any] | None = No
 
 
 def read(bench: StripeBench, now: datetime) -> ReportsRead:
-    """What the reports that were delivered by `now` come to."""
+    """What the reports that are delivered by `now` come to."""
     assert deliver(bench.emulator, now)["failed"] == 0
+    return read_reports(bench.pool, bench.sink, now=now)
+
+
+def keep(bench: StripeBench, now: datetime) -> None:
+    """The reports made by `now`, in the inbox without a delivery."""
+    bench.emulator.freeze(now)
+    keep_all(bench.pool, notifications(bench.emulator), now=now)
+
+
+def hear(bench: StripeBench, now: datetime) -> ReportsRead:
+    """What the reports made by `now` come to, put in the inbox without a delivery."""
+    keep(bench, now)
     return read_reports(bench.pool, bench.sink, now=now)
 
 
@@ -146,19 +161,19 @@ def test_c18_deliveries_again_and_in_any_order(told: StripeBench, order: str) ->
     assert len(counted(told)) == 2
 
 
-def test_c18_a_report_about_a_row_that_counts_changes_nothing(told: StripeBench) -> None:
+def test_c18_a_report_about_a_row_that_counts_changes_nothing(bench: StripeBench) -> None:
     """C18: the sample may be of a duplicate: a row that its minute holds stays accepted, and nothing is sent again."""
-    push(told, NOW)
-    (entry,) = told.entries()
-    told.emulator.client().v1.billing.meter_events.create(
+    push(bench, NOW)
+    (entry,) = bench.entries()
+    bench.emulator.client().v1.billing.meter_events.create(
         {"event_name": "calls", "payload": {"stripe_customer_id": "cus_nobody", "value": "1"}},
         {"idempotency_key": f"{entry['identifier']}.7"},
     )
-    assert read(told, REPORTED).named == 1
-    assert settle(told, FIRST).present == 1
-    assert told.states() == ["accepted"]
-    assert push(told, SECOND).customers == 0
-    assert told.at_stripe(YESTERDAY) == 5
+    assert hear(bench, REPORTED).named == 1
+    assert settle(bench, FIRST).present == 1
+    assert bench.states() == ["accepted"]
+    assert push(bench, SECOND).customers == 0
+    assert bench.at_stripe(YESTERDAY) == 5
 
 
 def test_c18_a_row_that_shows_up_between_two_readings_counts(bench: StripeBench) -> None:
@@ -171,104 +186,112 @@ def test_c18_a_row_that_shows_up_between_two_readings_counts(bench: StripeBench)
     assert bench.states() == ["accepted"]
 
 
-def test_c18_what_else_the_customer_was_sent_is_read_back(told: StripeBench) -> None:
+def test_c18_what_else_the_customer_was_sent_is_read_back(bench: StripeBench) -> None:
     """C18: reports are samples: the customer's other accepted rows are doubted too; those that count stay."""
-    push(told, NOW, fault=DROP)
-    told.count("6", YESTERDAY)
-    push(told, NOW + timedelta(minutes=1))
-    told.count("8", YESTERDAY)
-    push(told, NOW + timedelta(minutes=2), fault=REJECT)
-    found = read(told, NOW + timedelta(minutes=3))
+    push(bench, NOW, fault=DROP)
+    bench.count("6", YESTERDAY)
+    push(bench, NOW + timedelta(minutes=1))
+    bench.count("8", YESTERDAY)
+    push(bench, NOW + timedelta(minutes=2), fault=REJECT)
+    found = hear(bench, NOW + timedelta(minutes=3))
     assert (found.named, found.doubted) == (1, 3)
     for now in (FIRST + timedelta(minutes=3), SECOND + timedelta(minutes=3)):
-        settle(told, now)
-    assert told.states() == ["rejected_async", "accepted", "rejected_async"]
-    release(told, SECOND + timedelta(minutes=4))
-    push(told, SECOND + timedelta(minutes=5))
-    assert told.at_stripe(YESTERDAY) == 8
-    assert told.entries()[-1]["delta"] == 7
+        settle(bench, now)
+    assert bench.states() == ["rejected_async", "accepted", "rejected_async"]
+    release(bench, SECOND + timedelta(minutes=4))
+    push(bench, SECOND + timedelta(minutes=5))
+    assert bench.at_stripe(YESTERDAY) == 8
+    assert bench.entries()[-1]["delta"] == 7
 
 
-def test_c18_rows_that_a_report_counts_and_does_not_name(told: StripeBench) -> None:
+def test_c18_rows_that_a_report_counts_and_does_not_name(bench: StripeBench) -> None:
     """C18: four errors and one sample: every row of the meter sent shortly before is read back, one by one."""
-    told.emulator.control("POST", "/metering", {"sample_errors": 1})
+    bench.emulator.control("POST", "/metering", {"sample_errors": 1})
     for number in range(4):
-        told.bind(f"c{number}")
-        told.count("3", YESTERDAY, f"c{number}")
-    assert push(told, NOW, fault=REJECT, times=4).accepted == 5
-    found = read(told, REPORTED)
+        bench.bind(f"c{number}")
+        bench.count("3", YESTERDAY, f"c{number}")
+    assert push(bench, NOW, fault=REJECT, times=4).accepted == 5
+    found = hear(bench, REPORTED)
     assert (found.named, found.doubted) == (1, 5)
-    settle(told, FIRST)
-    assert settle(told, SECOND).absent == 4
-    assert sorted(told.states()) == ["accepted"] + ["rejected_async"] * 4
-    release(told, SECOND)
-    push(told, SECOND + timedelta(minutes=1))
-    assert told.at_stripe(YESTERDAY) == 5
-    assert [told.at_stripe(YESTERDAY, f"c{number}") for number in range(4)] == [Decimal(3)] * 4
+    settle(bench, FIRST)
+    assert settle(bench, SECOND).absent == 4
+    assert sorted(bench.states()) == ["accepted"] + ["rejected_async"] * 4
+    release(bench, SECOND)
+    push(bench, SECOND + timedelta(minutes=1))
+    assert bench.at_stripe(YESTERDAY) == 5
+    assert [bench.at_stripe(YESTERDAY, f"c{number}") for number in range(4)] == [Decimal(3)] * 4
 
 
-def test_c18_a_reported_row_whose_answer_was_lost(told: StripeBench) -> None:
+def test_c18_a_reported_row_whose_answer_was_lost(bench: StripeBench) -> None:
     """C18 and C5: sent again it is acknowledged, and still it does not count: its customer is gone."""
-    (customer,) = {row[0] for row in _bindings(told)}
-    told.emulator.client().v1.customers.delete(customer)
-    told.emulator.fault({"match": {"path_re": "meter_events"}, "do": {"kind": "commit_then_reset"}})
-    push_usage(told.pool, told.sink, now=NOW, retries=ONCE)
-    assert told.states() == ["sending"]
-    assert read(told, REPORTED).doubted == 1
-    assert push(told, NOW + timedelta(minutes=2)).accepted == 1
-    assert len(told.emulator.ledger()) == 1
-    assert settle(told, NOW + timedelta(minutes=61)).rows == ()
-    settle(told, FIRST + timedelta(minutes=2))
-    assert settle(told, SECOND + timedelta(minutes=2)).absent == 1
-    assert told.states() == ["rejected_async"]
+    (customer,) = {row[0] for row in _bindings(bench)}
+    bench.emulator.client().v1.customers.delete(customer)
+    bench.emulator.fault({"match": {"path_re": "meter_events"}, "do": {"kind": "commit_then_reset"}})
+    push_usage(bench.pool, bench.sink, now=NOW, retries=ONCE)
+    assert bench.states() == ["sending"]
+    assert hear(bench, REPORTED).doubted == 1
+    assert push(bench, NOW + timedelta(minutes=2)).accepted == 1
+    assert len(bench.emulator.ledger()) == 1
+    assert settle(bench, NOW + timedelta(minutes=61)).rows == ()
+    settle(bench, FIRST + timedelta(minutes=2))
+    assert settle(bench, SECOND + timedelta(minutes=2)).absent == 1
+    assert bench.states() == ["rejected_async"]
 
 
-def test_c18_samples_of_another_program_are_left_alone(told: StripeBench) -> None:
+def test_c18_samples_of_another_program_are_left_alone(bench: StripeBench) -> None:
     """C18: an event of no row of ours casts doubt on nothing."""
-    push(told, NOW)
-    told.emulator.client().v1.billing.meter_events.create(
+    push(bench, NOW)
+    bench.emulator.client().v1.billing.meter_events.create(
         {"event_name": "calls", "payload": {"stripe_customer_id": "cus_nobody", "value": "1"}},
         {"idempotency_key": "somebody-else"},
     )
-    found = read(told, REPORTED)
+    found = hear(bench, REPORTED)
     assert (found.reports, found.named, found.foreign, found.doubted) == (1, 0, 1, 0)
-    assert not has_due_doubt(told.pool, now=SECOND)
+    assert not has_due_doubt(bench.pool, now=SECOND)
 
 
-def test_c18_stripe_does_not_answer_while_a_report_is_read(told: StripeBench) -> None:
+def test_c18_stripe_does_not_answer_while_a_report_is_read(bench: StripeBench) -> None:
     """C18: the report waits, with the reason, and is read the next time."""
-    push(told, NOW, fault=REJECT)
-    deliver(told.emulator, REPORTED)
-    told.emulator.fault({"match": {"path_re": "core/events"}, "do": {"kind": "status", "status": 500}})
-    assert len(read_reports(told.pool, told.sink, now=REPORTED).waiting) == 1
-    assert has_waiting_report(told.pool)
-    assert read_reports(told.pool, told.sink, now=REPORTED).named == 1
+    push(bench, NOW, fault=REJECT)
+    keep(bench, REPORTED)
+    bench.emulator.fault({"match": {"path_re": "core/events"}, "do": {"kind": "status", "status": 500}})
+    assert len(read_reports(bench.pool, bench.sink, now=REPORTED).waiting) == 1
+    assert has_waiting_report(bench.pool)
+    assert read_reports(bench.pool, bench.sink, now=REPORTED).named == 1
 
 
-def test_c18_dead_between_reading_and_writing_down(told: StripeBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C18: the process ends inside the transaction that would mark the report or the row: it is all done again."""
-    from stripemeter.store import push_doubts, stripe_events
-
-    def die(*_: object, **__: object) -> None:
-        raise OutcomeUnknown("the process ended here")
-
-    push(told, NOW, fault=REJECT)
-    deliver(told.emulator, REPORTED)
-    with monkeypatch.context() as patched:
-        patched.setattr(stripe_events, "mark_processed", die)
-        with pytest.raises(OutcomeUnknown):
-            read_reports(told.pool, told.sink, now=REPORTED)
-    assert (_doubts(told), has_waiting_report(told.pool)) == ([], True)
-    read_reports(told.pool, told.sink, now=REPORTED)
-    settle(told, FIRST)
-    with monkeypatch.context() as patched:
-        patched.setattr(push_doubts, "settle", die)
-        with pytest.raises(OutcomeUnknown):
-            settle(told, SECOND)
-    assert told.states() == ["accepted"]
-    assert settle(told, SECOND).absent == 1
-    assert settle(told, SECOND + timedelta(hours=1)).rows == ()
-    assert told.states() == ["rejected_async"]
+@pytest.mark.parametrize(
+    ("point", "at"),
+    [
+        pytest.param(Point(seam="load report"), REPORTED, id="before-the-report-is-fetched"),
+        pytest.param(Point(seam="load report", when="after"), REPORTED, id="report-in-hand"),
+        pytest.param(Point(seam="doubt", when="after"), REPORTED, id="before-the-doubt-is-committed"),
+        pytest.param(Point(seam="end report", when="after"), REPORTED, id="before-the-report-is-marked"),
+        pytest.param(Point(seam="read back"), FIRST, id="before-the-first-reading"),
+        pytest.param(Point(seam="note minute"), FIRST, id="first-reading-in-hand"),
+        pytest.param(Point(seam="note minute", when="after"), FIRST, id="before-the-first-reading-is-committed"),
+        pytest.param(Point(seam="drop"), SECOND, id="second-reading-in-hand"),
+        pytest.param(Point(seam="drop", when="after"), SECOND, id="before-the-drop-is-committed"),
+        pytest.param(Point(seam="end doubt", when="after"), SECOND, id="before-the-doubt-ends"),
+    ],
+)
+def test_c18_dead_while_finding_out(bench: StripeBench, database_url: str, point: Point, at: datetime) -> None:
+    """C18: the process is killed anywhere on the way: what is not committed is done again, and the row is sent once."""
+    push(bench, NOW, fault=REJECT)
+    keep(bench, REPORTED)
+    for now in (REPORTED, FIRST, SECOND, SECOND + timedelta(minutes=11), SECOND + timedelta(minutes=22)):
+        bench.emulator.freeze(now)
+        if now == at:
+            PushProcess(bench.emulator, database_url, now=now, point=point, verb="settle reports").wait_dead()
+            assert bench.states() == ["accepted"]
+        else:
+            read_reports(bench.pool, bench.sink, now=now)
+            settle(bench, now)
+    assert bench.states() == ["rejected_async"]
+    release(bench, SECOND + timedelta(minutes=23))
+    push(bench, SECOND + timedelta(minutes=24))
+    assert bench.at_stripe(YESTERDAY) == 5
+    assert (bench.states(), len(counted(bench))) == (["rejected_async", "accepted"], 1)
 
 
 def test_c19_a_silent_drop_is_found_and_sent_once_more(bench: StripeBench) -> None:
