@@ -49,7 +49,9 @@ class Delta:
     quantity: Decimal
 
 
-_OURS = re.compile(r"(?P<identifier>um1_[a-z2-7]{48})(\.[0-9]+)?")
+PREFIX = "um1_"
+"""What every identifier and Idempotency-Key of a push begins with."""
+_OURS = re.compile(rf"(?P<identifier>{PREFIX}[a-z2-7]{{48}})(\.[0-9]+)?")
 _TRUNCATE = Context(prec=MAX_DIGITS, rounding=ROUND_DOWN)
 
 
@@ -129,12 +131,17 @@ def push_identifier(delta: Delta, *, entry_id: UUID) -> str:
         )
     )
     digest = base64.b32encode(hashlib.sha256(content.encode()).digest()).decode().lower()
-    return f"um1_{digest[:48]}"
+    return f"{PREFIX}{digest[:48]}"
 
 
 def idempotency_key(identifier: str, key_no: int) -> str:
     """The Idempotency-Key of an attempt, derivable from the row so that Stripe's error reports can be joined."""
     return f"{identifier}.{key_no}"
+
+
+def is_ours(request_key: str) -> bool:
+    """Whether a request that an error report names was one of ours: a delta, or a batch of them."""
+    return request_key.startswith(PREFIX)
 
 
 def identifier_of(request_key: str) -> str | None:

@@ -4,7 +4,7 @@ Belongs here: reading reports that wait in the inbox, and which rows each casts 
 rows' minutes are read back (`pipeline.push_doubts`).
 
 A report names samples, never all. Doubted are the rows it names, what else was accepted of their customers and meters,
-and, when it counts more errors than it names, every row of its meter that was sent shortly before.
+and, when it counts more errors than it names or names a batch, every row of its meter that was sent shortly before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.billing.sink import BillingSink, ErrorReport, Mode
 from stripemeter.errors import InvalidInput, OutcomeUnknown, StripeRejected, Unavailable
-from stripemeter.metering.deltas import identifier_of
+from stripemeter.metering.deltas import identifier_of, is_ours
 from stripemeter.pipeline.stripe_events import ERROR_REPORTS
 from stripemeter.store import push_doubts, stripe_events
 from stripemeter.store.mappings import list_mappings
@@ -123,6 +123,12 @@ def _read(pool: ConnectionPool, sink: BillingSink, event: StripeEvent, account: 
     return _Read(outcome="done", named=len(rows), foreign=len(report.samples) - len(rows), doubted=doubted)
 
 
+def _has_unnamed(report: ErrorReport, rows: list[ReportedRow]) -> bool:
+    """Whether it may be about rows of ours that it does not name: not all are sampled, or a sample is our batch."""
+    ours = sum(is_ours(sample.request_key) for sample in report.samples)
+    return report.error_count > len(report.samples) or ours > len(rows)
+
+
 def _named_rows(report: ErrorReport) -> list[ReportedRow]:
     """The samples that carry an identifier of ours."""
     found = [(identifier_of(sample.request_key), sample) for sample in report.samples]
@@ -147,7 +153,7 @@ def _doubt(tx: Tx, report: ErrorReport, rows: list[ReportedRow], account: str, n
         error_message=f"Stripe reported another row of this customer and meter ({report.event_id})",
         now=now,
     )
-    if report.stripe_meter_id is not None and report.error_count > len(report.samples):
+    if report.stripe_meter_id is not None and _has_unnamed(report, rows):
         doubted += push_doubts.raise_unnamed(
             tx,
             stripe_account_id=account,

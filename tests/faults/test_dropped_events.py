@@ -250,6 +250,18 @@ def test_c18_samples_of_another_program_are_left_alone(bench: StripeBench) -> No
     assert not has_due_doubt(bench.pool, now=SECOND)
 
 
+def test_c18_a_batch_of_ours_is_named_instead_of_a_row(bench: StripeBench) -> None:
+    """C18: which of its rows is meant is not told: every row of the meter sent shortly before is read back."""
+    push(bench, NOW)
+    bench.emulator.client().v1.billing.meter_events.create(
+        {"event_name": "calls", "payload": {"stripe_customer_id": "cus_nobody", "value": "1"}},
+        {"idempotency_key": "um1_batch_0"},
+    )
+    found = hear(bench, REPORTED)
+    assert (found.named, found.doubted) == (0, 1)
+    assert settle(bench, FIRST).present == 1
+
+
 def test_c18_stripe_does_not_answer_while_a_report_is_read(bench: StripeBench) -> None:
     """C18: the report waits, with the reason, and is read the next time."""
     push(bench, NOW, fault=REJECT)
