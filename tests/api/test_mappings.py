@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -12,24 +11,24 @@ import pytest
 from stripemeter_api.mapping_documents import MappingRow
 from tests.api.serving import Api, StartApi
 from tests.emulator import RunningEmulator, emulator, emulator_server
-from tests.stripe_account import WrittenAccount, written_account
+from tests.stripe_account import StripeAccount, open_account
 
 __all__ = ["emulator", "emulator_server"]
 
 
 @pytest.fixture
-def account(emulator: RunningEmulator) -> Iterator[WrittenAccount]:
+def account(emulator: RunningEmulator) -> StripeAccount:
     """An account with one meter `calls` and its price."""
-    with written_account(emulator) as made:
-        made.add_price("price_calls", made.add_meter("calls"))
-        yield made
+    return open_account(emulator)
 
 
 @pytest.fixture
-def keyed(start_api: StartApi, database_url: str, account: WrittenAccount) -> Api:
+def keyed(start_api: StartApi, database_url: str, account: StripeAccount) -> Api:
     """A worker with the account as its test account, and no key of a live one."""
     return start_api(
-        DATABASE_URL=database_url, STRIPE_TEST_SECRET_KEY=account.emulator.key, STRIPEMETER_STRIPE_API_BASE=account.url
+        DATABASE_URL=database_url,
+        STRIPE_TEST_SECRET_KEY=account.emulator.key,
+        STRIPEMETER_STRIPE_API_BASE=account.emulator.url,
     )
 
 
@@ -44,6 +43,11 @@ def said(account_id: str, tenant: str, **more: object) -> dict[str, Any]:
         "shadow": True,
         **more,
     }
+
+
+def of(account: StripeAccount, tenant: str, **more: object) -> dict[str, Any]:
+    """A shadow mapping of `calls` to the account's price."""
+    return said(account.account_id, tenant, **{"priceId": account.price, **more})
 
 
 def create(api: Api, body: dict[str, Any], status: int = 201) -> dict[str, Any]:
@@ -70,9 +74,9 @@ def rows(api: Api, tenant: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_mapping_is_made_read_changed_and_deleted(keyed: Api, account: WrittenAccount, tenant: str) -> None:
+def test_a_mapping_is_made_read_changed_and_deleted(keyed: Api, account: StripeAccount, tenant: str) -> None:
     """The row shows the meter behind the price; what was not sent stays; a deleted mapping is gone."""
-    made = create(keyed, said(account.account_id, tenant, currency="USD"))
+    made = create(keyed, of(account, tenant, currency="USD"))
     assert (made["mode"], made["active"], made["shadow"]) == ("shadow", True, True)
     assert (made["stripeEventName"], made["currency"]) == ("calls", "usd")
     path = f"/v1/mappings/{made['id']}"
@@ -111,43 +115,43 @@ def test_a_member_that_is_not_as_it_must_be_is_named(
     assert offender(create(api, said("acct_1", tenant, **members), 400)) == named
 
 
-def test_the_account_must_agree(keyed: Api, account: WrittenAccount, tenant: str) -> None:
+def test_the_account_must_agree(keyed: Api, account: StripeAccount, tenant: str) -> None:
     """Price, its meter and formula, currency, item, and the account itself; nothing of it is stored."""
-    account.add_price("price_seat", None)
-    account.add_price("price_count", account.add_meter("counted", formula="count"))
-    account.add_price("price_lost", "mtr_test_lost")
-    account.subscribe("si_other", "cus_1", "price_count")
+    customer, lost_meter = account.add_customer(), account.add_meter("lost")
+    seat, lost = account.add_price(None), account.add_price(lost_meter)
+    count = account.add_price(account.add_meter("counted", formula="count"))
+    other = account.subscribe(customer, count)
+    account.lose_meter(lost_meter)
     for members, named in (
         ({"priceId": "price_none"}, "priceId"),
-        ({"priceId": "price_seat"}, "priceId"),
-        ({"priceId": "price_lost"}, "priceId"),
-        ({"priceId": "price_count"}, "aggregation"),
+        ({"priceId": seat}, "priceId"),
+        ({"priceId": lost}, "priceId"),
+        ({"priceId": count}, "aggregation"),
         ({"currency": "eur"}, "currency"),
         ({"subscriptionItemId": "si_none"}, "subscriptionItemId"),
-        ({"subscriptionItemId": "si_other"}, "subscriptionItemId"),
+        ({"subscriptionItemId": other}, "subscriptionItemId"),
         ({"stripeAccount": "acct_other"}, "stripeAccount"),
         ({"shadowStripeAccount": "acct_other"}, "shadowStripeAccount"),
         ({"shadowPriceId": "price_none"}, "shadowPriceId"),
     ):
-        assert offender(create(keyed, said(account.account_id, tenant, **members), 400)) == named
+        assert offender(create(keyed, of(account, tenant, **members), 400)) == named
     assert rows(keyed, tenant) == []
-    account.subscribe("si_right", "cus_1", "price_calls")
-    create(keyed, said(account.account_id, tenant, subscriptionItemId="si_right"))
+    right = account.subscribe(customer, account.price)
+    create(keyed, of(account, tenant, subscriptionItemId=right))
 
 
 def test_a_stripe_that_cannot_be_asked_is_503_and_nothing_is_stored(
-    keyed: Api, account: WrittenAccount, tenant: str
+    keyed: Api, account: StripeAccount, tenant: str
 ) -> None:
     """Neither a new mapping nor a change; an off mapping needs no answer."""
-    account_id = account.account_id
-    account.is_down = True
-    refused = keyed.post("/v1/mappings", json=said(account_id, tenant))
+    account.go_down()
+    refused = keyed.post("/v1/mappings", json=of(account, tenant))
     assert (refused.status_code, rows(keyed, tenant)) == (503, [])
     assert refused.headers["retry-after"]
-    off = create(keyed, said(account_id, tenant, active=False))
+    off = create(keyed, of(account, tenant, active=False))
     assert keyed.put(f"/v1/mappings/{off['id']}", json={"active": True}).status_code == 503
     assert rows(keyed, tenant) == [off]
-    account.is_down = False
+    account.come_back()
     assert keyed.put(f"/v1/mappings/{off['id']}", json={"active": True}).json()["stripeEventName"] == "calls"
 
 
@@ -162,38 +166,35 @@ def test_without_a_key_a_mapping_can_only_be_off(api: Api, tenant: str) -> None:
 
 
 def test_live_needs_the_switch_and_a_live_key(
-    start_api: StartApi, database_url: str, account: WrittenAccount, tenant: str
+    start_api: StartApi, database_url: str, account: StripeAccount, tenant: str
 ) -> None:
     """A live key alone is not enough, nor the switch with a test key; in neither case does anybody call Stripe."""
-    live = said("acct_1", tenant, shadow=False)
-    base = {"DATABASE_URL": database_url, "STRIPEMETER_STRIPE_API_BASE": account.url}
+    live, before = said("acct_1", tenant, shadow=False), account.requests
+    base = {"DATABASE_URL": database_url, "STRIPEMETER_STRIPE_API_BASE": account.emulator.url}
     create(start_api(**base, STRIPE_SECRET_KEY="sk_live_1"), live, 403)
     named = offender(create(start_api(**base, STRIPE_SECRET_KEY="sk_test_1", STRIPEMETER_ALLOW_LIVE="1"), live, 400))
-    assert (named, account.requests) == ("STRIPE_SECRET_KEY", [])
+    assert (named, account.requests) == ("STRIPE_SECRET_KEY", before)
 
 
-def test_a_customer_billed_twice_is_refused(
-    keyed: Api, account: WrittenAccount, tenant: str, database_url: str
-) -> None:
+def test_a_customer_billed_twice_is_refused(keyed: Api, account: StripeAccount, tenant: str, database_url: str) -> None:
     """Two active items of one bound customer on the price's meter would each bill all of its usage."""
     customer = account.add_customer()
     link = {"customerId": customer, "accountId": account.account_id}
     assert keyed.put("/v1/customers/ada", params={"tenantId": tenant}, json={"stripe": link}).status_code == 200
-    account.subscribe("si_1", customer, "price_calls")
-    account.add_price("price_calls_too", account.prices["price_calls"]["recurring"]["meter"])
-    account.subscribe("si_2", customer, "price_calls_too")
-    refused = create(keyed, said(account.account_id, tenant), 409)
-    assert "si_1, si_2" in refused["detail"]
+    first = account.subscribe(customer, account.price)
+    second = account.subscribe(customer, account.add_price(account.meter))
+    refused = create(keyed, of(account, tenant), 409)
+    assert all(item in refused["detail"] for item in (first, second))
     assert rows(keyed, tenant) == []
-    del account.items["si_2"]
-    create(keyed, said(account.account_id, tenant))
+    account.unsubscribe(second)
+    create(keyed, of(account, tenant))
 
 
 def test_a_second_inactive_mapping_is_allowed_a_second_active_one_not(
-    keyed: Api, account: WrittenAccount, tenant: str
+    keyed: Api, account: StripeAccount, tenant: str
 ) -> None:
     """C28: only what is on must be alone."""
-    body = said(account.account_id, tenant)
+    body = of(account, tenant)
     create(keyed, body)
     create(keyed, body, 409)
     second = create(keyed, {**body, "active": False})
@@ -233,10 +234,10 @@ def test_mappings_are_listed_page_by_page(api: Api, tenant: str) -> None:
 
 
 def test_a_mapping_that_was_sent_for_is_kept(
-    keyed: Api, account: WrittenAccount, tenant: str, database_url: str
+    keyed: Api, account: StripeAccount, tenant: str, database_url: str
 ) -> None:
     """What was sent stays explained: deleting is 409; while a delta is in flight so is every change."""
-    made = create(keyed, said(account.account_id, tenant))
+    made = create(keyed, of(account, tenant))
     entry = uuid.uuid4()
     with psycopg.connect(database_url) as connection:
         connection.execute(

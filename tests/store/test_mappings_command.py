@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,14 @@ from typer.testing import CliRunner
 from stripemeter.cli.main import app
 from stripemeter.errors import Conflict, InvalidInput, NotAllowed, NotFound, StripeMeterError
 from tests.emulator import RunningEmulator, emulator, emulator_server
-from tests.stripe_account import WrittenAccount, written_account
+from tests.stripe_account import StripeAccount, open_account
 
 __all__ = ["emulator", "emulator_server"]
 
 FILE = """
 tenant: acme
 mappings:
-  - {{metric: calls, aggregation: sum, stripeAccount: {account}, priceId: price_calls, shadow: true}}
+  - {{metric: calls, aggregation: sum, stripeAccount: {account}, priceId: {price}, shadow: true}}
   - {{metric: seats, aggregation: max, stripeAccount: {account}, priceId: price_seats, active: false}}
 customers:
   - {{customerRef: ada, stripeAccount: {account}, stripeCustomer: {ada}}}
@@ -26,28 +25,26 @@ customers:
 
 
 @pytest.fixture
-def account(emulator: RunningEmulator) -> Iterator[WrittenAccount]:
+def account(emulator: RunningEmulator) -> StripeAccount:
     """An account with one meter `calls` and its price."""
-    with written_account(emulator) as made:
-        made.add_price("price_calls", made.add_meter("calls"))
-        yield made
+    return open_account(emulator)
 
 
 @pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch, database_url: str, account: WrittenAccount, tmp_path: Path) -> CliRunner:
+def runner(monkeypatch: pytest.MonkeyPatch, database_url: str, account: StripeAccount, tmp_path: Path) -> CliRunner:
     """Types commands at this test's database and account."""
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("STRIPEMETER_HOME", str(tmp_path))
     monkeypatch.setenv("STRIPE_TEST_SECRET_KEY", account.emulator.key)
-    monkeypatch.setenv("STRIPEMETER_STRIPE_API_BASE", account.url)
+    monkeypatch.setenv("STRIPEMETER_STRIPE_API_BASE", account.emulator.url)
     return CliRunner()
 
 
 @pytest.fixture
-def file(tmp_path: Path, account: WrittenAccount) -> Path:
+def file(tmp_path: Path, account: StripeAccount) -> Path:
     """The file, to be changed by the test."""
     path = tmp_path / "mappings.yaml"
-    path.write_text(FILE.format(account=account.account_id, ada=account.add_customer()))
+    path.write_text(FILE.format(account=account.account_id, price=account.price, ada=account.add_customer()))
     return path
 
 
@@ -60,15 +57,15 @@ def mappings(runner: CliRunner, *words: str, status: int = 0) -> list[str]:
     return answer.stdout.splitlines()
 
 
-def test_a_file_is_compared_applied_and_exported(runner: CliRunner, file: Path, account: WrittenAccount) -> None:
+def test_a_file_is_compared_applied_and_exported(runner: CliRunner, file: Path, account: StripeAccount) -> None:
     """Diff exits 1 with what apply would do, asking nobody; then 0; an export applied is a no-op."""
     account_id = account.account_id
-    account.requests.clear()
+    before = account.requests
     planned = mappings(runner, "diff", str(file), status=1)
-    assert account.requests == []
+    assert account.requests == before
     assert planned[:2] == [
         f"create seats at {account_id} (off, max to price_seats)",
-        f"create calls at {account_id} (shadow, sum to price_calls)",
+        f"create calls at {account_id} (shadow, sum to {account.price})",
     ]
     assert planned[2].startswith("bind ada to cus_")
     assert mappings(runner, "apply", str(file)) == planned
@@ -92,10 +89,10 @@ def test_a_change_shows_each_member_and_prune_switches_off(runner: CliRunner, fi
     assert "active: false" in "\n".join(mappings(runner, "export", "--tenant", "acme"))
 
 
-def test_what_the_account_refuses_is_not_recorded(runner: CliRunner, file: Path, account: WrittenAccount) -> None:
+def test_what_the_account_refuses_is_not_recorded(runner: CliRunner, file: Path, account: StripeAccount) -> None:
     """A price that is not there, a customer that is not there, one whose usage would be billed twice, no key."""
     text, account_id = file.read_text(), account.account_id
-    file.write_text(text.replace("price_calls", "price_none"))
+    file.write_text(text.replace(account.price, "price_none"))
     with pytest.raises(InvalidInput) as refused:
         mappings(runner, "apply", str(file))
     assert refused.value.field == "priceId"
@@ -103,12 +100,12 @@ def test_what_the_account_refuses_is_not_recorded(runner: CliRunner, file: Path,
     file.write_text(text.replace(ada, "cus_nobody"))
     with pytest.raises(NotFound, match="cus_nobody"):
         mappings(runner, "apply", str(file))
-    account.subscribe("si_1", ada, "price_calls")
-    account.subscribe("si_2", ada, "price_calls")
+    first, second = (account.subscribe(ada, account.price) for _ in range(2))
     file.write_text(text)
-    with pytest.raises(Conflict, match="si_1, si_2"):
+    with pytest.raises(Conflict) as twice:
         mappings(runner, "apply", str(file))
-    del account.items["si_2"]
+    assert all(item in str(twice.value) for item in (first, second))
+    account.unsubscribe(second)
     assert mappings(runner, "apply", str(file)) == [f"bind ada to {ada} at {account_id}"]
     file.write_text(text.replace(ada, account.add_customer()))
     with pytest.raises(Conflict, match="what it was sent stays there"):
