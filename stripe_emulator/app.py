@@ -96,7 +96,7 @@ class Emulator:
             await asyncio.sleep(fault.seconds)
         sent = await self._execute(received, fault)
         match fault.kind if fault else None:
-            case "commit_then_reset":
+            case "commit_then_reset" | "commit_part_then_reset":
                 return await break_connection(request, b"")
             case "commit_then_truncate":
                 return await break_connection(request, sent.body)

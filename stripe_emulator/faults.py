@@ -33,6 +33,8 @@ class Do(BaseModel):
     status: answer `status` with `body` and `headers`; `committed` says whether the request was executed first. A 5xx
         is saved under the idempotency key, as Stripe does; a 4xx is not.
     commit_then_reset, commit_then_truncate: execute, then the connection breaks before or inside the answer.
+    commit_part_then_reset: of a stream's events every second one is accepted, then the connection breaks; with another
+        request it is commit_then_reset.
     reset_before_commit: the connection breaks and nothing is executed.
     delay_request: the request waits `seconds` and is then executed, even if the client has left.
     commit_then_timeout: execute, and answer `seconds` later, when the client has long left.
@@ -49,6 +51,7 @@ class Do(BaseModel):
         "status",
         "commit_then_reset",
         "commit_then_truncate",
+        "commit_part_then_reset",
         "reset_before_commit",
         "delay_request",
         "commit_then_timeout",

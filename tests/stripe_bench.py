@@ -6,12 +6,13 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 from psycopg_pool import ConnectionPool
 from pydantic import SecretStr
 
 from stripemeter.billing import BillingSink, open_sink
+from stripemeter.billing.sink import Transport
 from stripemeter.metering.days import month_bounds
 from stripemeter.metering.segments import BEGINNING, parse_phase
 from stripemeter.pipeline.push_row import RetryPolicy
@@ -34,7 +35,7 @@ class SinkSettings:
     stripe_test_secret_key: SecretStr | None = None
     stripe_api_base: str | None = None
     stripe_calls_per_second: float | None = None
-    stripe_transport: Literal["v1", "v2"] = "v1"
+    stripe_transport: Transport = "v1"
     allow_live: bool = False
 
 
@@ -141,7 +142,7 @@ def open_bench(
     return StripeBench(pool=pool, emulator=emulator, sink=sink, meter_id=meter.stripe_meter_id, tenant=tenant)
 
 
-def shadow_sink(emulator: RunningEmulator, *, transport: Literal["v1", "v2"] = "v1") -> BillingSink:
+def shadow_sink(emulator: RunningEmulator, *, transport: Transport = "v1") -> BillingSink:
     """The emulator as a sink."""
     return open_sink(
         SinkSettings(

@@ -59,13 +59,10 @@ def open_sink(settings: StripeSettings, *, mode: Mode = "shadow") -> BillingSink
     # The limits are Stripe's own; another address has none unless it is said.
     if pace is None and settings.stripe_api_base is None:
         pace = STRIPE_CALLS_PER_SECOND[mode]
-    return StripeSink(
-        key=key,
-        mode=mode,
-        api_base=settings.stripe_api_base,
-        calls_per_second=pace,
-        transport=settings.stripe_transport,
-    )
+    transport = settings.stripe_transport
+    if transport == "v2_stream" and mode == "shadow" and settings.stripe_api_base is None:
+        transport = "v2"  # Stripe has the stream for live accounts only
+    return StripeSink(key=key, mode=mode, api_base=settings.stripe_api_base, calls_per_second=pace, transport=transport)
 
 
 def open_sinks(settings: StripeSettings) -> list[BillingSink]:

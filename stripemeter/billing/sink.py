@@ -5,17 +5,18 @@ Belongs here: its operations, in our words. Does not: HTTP, keys, Stripe's objec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from stripemeter.pricing.prices import Price
 
 Mode = Literal["shadow", "live"]
-Transport = Literal["v1", "v2"]
-"""Of Stripe's API for one meter event: v1 repeats a saved 5xx, v2 executes the request again."""
+Transport = Literal["v1", "v2", "v2_stream"]
+"""Of Stripe's API for meter events: v1 repeats a saved 5xx, v2 executes the request again; the stream takes many in one
+request and checks them afterwards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +66,23 @@ class StripeMeter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StripePrice:
-    """A price at Stripe. `stripe_meter_id`: the meter whose usage it bills; None when it bills none."""
+    """A price at Stripe.
+
+    Args:
+        price_id: Stripe's.
+        currency: lower case.
+        is_active: whether it can be subscribed to.
+        stripe_meter_id: the meter whose usage it bills; None when it bills none.
+        created_at: when it was made.
+        document: Stripe's Price as answered, tiers included, decimals as Decimal.
+    """
 
     price_id: str
     currency: str
     is_active: bool
     stripe_meter_id: str | None
+    created_at: datetime
+    document: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +165,16 @@ class BillingSink(Protocol):
     def account_id(self) -> str:
         """The account behind the key; asked once."""
 
+    @property
+    def batch_size(self) -> int:
+        """How many deltas one request carries at most; above 1 they go by `send_meter_events`."""
+
+    def send_meter_events(self, events: Sequence[MeterEvent]) -> Accepted:
+        """Send up to `batch_size` deltas in one request, once.
+
+        Acknowledged, none of them is checked yet; those that are there already are ignored.
+        """
+
     def send_meter_event(self, event: MeterEvent) -> Accepted | AlreadyAccepted:
         """Send one delta, once: no retry inside."""
 
@@ -184,7 +206,7 @@ class BillingSink(Protocol):
         """A new customer's id."""
 
     def find_price(self, price_id: str) -> StripePrice | None:
-        """The price with this id; None when there is none."""
+        """The price with this id, with its tiers; None when there is none."""
 
     def find_meter_by_id(self, stripe_meter_id: str) -> StripeMeter | None:
         """The meter with this id, active or not; None when there is none."""

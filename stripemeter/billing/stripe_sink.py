@@ -7,7 +7,8 @@ Belongs here: v1 calls and exact decimals. Does not: retries (`pipeline.push` ow
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from threading import Lock
@@ -30,6 +31,7 @@ from stripemeter.billing.sink import (
 from stripemeter.billing.stripe_errors import is_already_accepted, translated
 from stripemeter.billing.stripe_invoices import read_invoice
 from stripemeter.billing.stripe_reports import parse_error_report
+from stripemeter.billing.stripe_stream import MOST_EVENTS, StripeStream
 from stripemeter.errors import InvariantBroken, StripeRejected
 from stripemeter.metering.days import day_bounds
 from stripemeter.metering.deltas import fixed_point
@@ -54,7 +56,7 @@ class StripeSink:
         mode: which mappings it serves.
         api_base: another address than Stripe's, for all four of its hosts.
         calls_per_second: the most requests of a second; None: as many as there are.
-        transport: which of Stripe's two ways a single event takes.
+        transport: which of Stripe's ways meter events take.
     """
 
     def __init__(
@@ -69,13 +71,14 @@ class StripeSink:
         options: Any = {}
         if api_base is not None:
             options["base_addresses"] = dict.fromkeys(("api", "files", "connect", "meter_events"), api_base.rstrip("/"))
-        self._client = stripe.StripeClient(
-            key,
+        http_client = _http_client(calls_per_second)
+
+        def client_of(secret: str) -> stripe.StripeClient:
             # The SDK would repeat a 5xx under the same Idempotency-Key and be told the same 5xx, and never a 429.
-            max_network_retries=0,
-            http_client=_http_client(calls_per_second),
-            **options,
-        )
+            return stripe.StripeClient(secret, max_network_retries=0, http_client=http_client, **options)
+
+        self._client = client_of(key)
+        self._stream = StripeStream(self._client, client_of)
         self._mode = mode
         self._transport = transport
         self._account_id: str | None = None
@@ -92,6 +95,22 @@ class StripeSink:
             if self._account_id is None:
                 self._account_id = _call(self._client.v1.accounts.retrieve_current).id
             return self._account_id
+
+    @property
+    def batch_size(self) -> int:
+        """How many deltas one request carries at most; above 1 they go by `send_meter_events`."""
+        return MOST_EVENTS if self._transport == "v2_stream" else 1
+
+    def send_meter_events(self, events: Sequence[MeterEvent]) -> Accepted:
+        """Send up to `batch_size` deltas in one request, once: Stripe checks them afterwards."""
+        # A new key each time: a repeated one would stand for a batch of which only a part may have arrived. The
+        # identifiers make it harmless.
+        batch_key = f"um1_batch_{uuid.uuid4().hex}"
+        try:
+            self._stream.send([_v2_event(event) for event in events], idempotency_key=batch_key)
+        except stripe.StripeError as error:
+            raise translated(error) from error
+        return Accepted(request_id=None)
 
     def send_meter_event(self, event: MeterEvent) -> Accepted | AlreadyAccepted:
         """Send one delta, once: no retry inside."""
@@ -167,8 +186,8 @@ class StripeSink:
         return _call(lambda: customers.create({"name": name}, {"idempotency_key": idempotency_key})).id
 
     def find_price(self, price_id: str) -> StripePrice | None:
-        """The price with this id; None when there is none."""
-        price = _find(lambda: self._client.v1.prices.retrieve(price_id))
+        """The price with this id, with its tiers; None when there is none."""
+        price = _find(lambda: self._client.v1.prices.retrieve(price_id, {"expand": ["tiers"]}))
         if price is None:
             return None
         return StripePrice(
@@ -176,6 +195,8 @@ class StripeSink:
             currency=price.currency,
             is_active=price.active,
             stripe_meter_id=None if price.recurring is None else price.recurring.meter,
+            created_at=datetime.fromtimestamp(price.created, UTC),
+            document=_exact_body(price),
         )
 
     def find_meter_by_id(self, stripe_meter_id: str) -> StripeMeter | None:
@@ -210,8 +231,8 @@ class StripeSink:
         Raises:
             InvalidInput: it says nothing that can be computed.
         """
-        found = _find(lambda: _exact_body(self._client.v1.prices.retrieve(price_id, {"expand": ["tiers"]})))
-        return None if found is None else price_from_stripe(found)
+        found = self.find_price(price_id)
+        return None if found is None else price_from_stripe(found.document)
 
     def list_draft_invoices(self) -> list[Invoice]:
         """Every invoice that is not final yet."""
@@ -270,15 +291,7 @@ class StripeSink:
         )
 
     def _post_v2(self, event: MeterEvent) -> stripe.v2.billing.MeterEvent:
-        return self._client.v2.billing.meter_events.create(
-            {
-                "event_name": event.event_name,
-                "identifier": event.identifier,
-                "timestamp": event.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                "payload": _payload(event),
-            },
-            {"idempotency_key": event.idempotency_key},
-        )
+        return self._client.v2.billing.meter_events.create(_v2_event(event), {"idempotency_key": event.idempotency_key})
 
     def _summaries(
         self, meter: str, customer: str, start: datetime, end: datetime, extra: Mapping[str, str]
@@ -298,6 +311,15 @@ class StripeSink:
             if not page["has_more"]:
                 return
             cursor = {"starting_after": page["data"][-1]["id"]}
+
+
+def _v2_event(event: MeterEvent) -> Any:  # noqa: ANN401 - the SDK's own type of either way in
+    return {
+        "event_name": event.event_name,
+        "identifier": event.identifier,
+        "timestamp": event.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "payload": _payload(event),
+    }
 
 
 def _payload(event: MeterEvent) -> dict[str, str]:

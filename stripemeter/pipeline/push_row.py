@@ -108,6 +108,10 @@ class PushRun:
             if self._silent >= SILENT_CUSTOMERS:
                 self.stopped = self.stopped or f"Stripe does not answer: {reason}"
 
+    def is_late(self, lease_until: datetime) -> bool:
+        """Whether a row of this lease is not to be sent any more."""
+        return bool(self.stopped) or self.clock() > lease_until - LONGEST_REQUEST
+
     def stop(self, reason: str) -> None:
         """Leave the rest: it would fail as well."""
         with self._lock:
@@ -116,8 +120,8 @@ class PushRun:
 
 def deliver(run: PushRun, target: PushTarget, entry: PushEntry, claim: Claim) -> Delivered:
     """Send a claimed row, again after a pause where that is worth it."""
-    if run.stopped or run.clock() > claim.lease_until - LONGEST_REQUEST:
-        return _left(run, target, entry)
+    if run.is_late(claim.lease_until):
+        return leave(run, target, entry)
     pause_unit = run.retries.first_pause.total_seconds()
     for attempt in range(1, run.retries.attempts + 1):
         delivered, is_worth_another = _attempt(run, target, entry, claim)
@@ -149,6 +153,47 @@ def probe(run: PushRun, target: PushTarget, entry: PushEntry) -> Pushed | None:
             return pushed(target, entry, "unsettled", verdict.waiting_for)
 
 
+def leave(run: PushRun, target: PushTarget, entry: PushEntry) -> Pushed:
+    """Let a claimed row wait for the next push, unsent."""
+    reason = run.stopped or "its turn did not come inside its lease"
+    with transaction(run.pool) as tx:
+        push_entries.settle_open(
+            tx, entry.id, next_attempt_at=run.clock(), is_new_key=False, http_status=None, error_message=reason
+        )
+    return pushed(target, entry, "unsettled", reason)
+
+
+def settle_trouble(
+    run: PushRun, target: PushTarget, entry: PushEntry, trouble: Unavailable | OutcomeUnknown, attempt: int
+) -> Pushed:
+    """Nobody knows, or not now: the row stays in flight for a later push."""
+    asked = trouble.retry_after_seconds if isinstance(trouble, Unavailable) else None
+    status = trouble.status if isinstance(trouble, OutcomeUnknown) else None
+    wait = _backoff(attempt) if asked is None else timedelta(seconds=asked)
+    with transaction(run.pool) as tx:
+        push_entries.settle_open(
+            tx,
+            entry.id,
+            next_attempt_at=run.clock() + wait,
+            is_new_key=status is not None and status >= 400,
+            http_status=status,
+            error_message=str(trouble),
+        )
+    return pushed(target, entry, "unsettled", str(trouble))
+
+
+def meter_event(entry: PushEntry, key_no: int) -> MeterEvent:
+    """A row as it is sent."""
+    return MeterEvent(
+        event_name=entry.stripe_event_name,
+        stripe_customer_id=entry.stripe_customer_id,
+        quantity=entry.delta,
+        at=entry.stamped_at,
+        identifier=entry.identifier,
+        idempotency_key=idempotency_key(entry.identifier, key_no),
+    )
+
+
 def pushed(target: PushTarget, entry: PushEntry | None, outcome: Outcome, reason: str) -> Pushed:
     """What became of a row; without one, of its target."""
     return Pushed(
@@ -160,23 +205,14 @@ def pushed(target: PushTarget, entry: PushEntry | None, outcome: Outcome, reason
     )
 
 
-def _left(run: PushRun, target: PushTarget, entry: PushEntry) -> Pushed:
-    reason = run.stopped or "its turn did not come inside its lease"
-    with transaction(run.pool) as tx:
-        push_entries.settle_open(
-            tx, entry.id, next_attempt_at=run.clock(), is_new_key=False, http_status=None, error_message=reason
-        )
-    return pushed(target, entry, "unsettled", reason)
-
-
 def _attempt(run: PushRun, target: PushTarget, entry: PushEntry, claim: Claim) -> tuple[Delivered, bool]:
     """Send once and settle all but an arrival; with whether another attempt is worth it."""
     try:
-        answer = run.sink.send_meter_event(_event(entry, claim.key_no))
+        answer = run.sink.send_meter_event(meter_event(entry, claim.key_no))
     except StripeRejected as refused:
         return _settle_refused(run, target, entry, refused, claim.attempt), False
     except (Unavailable, OutcomeUnknown) as trouble:
-        return _settle_trouble(run, target, entry, trouble, claim.attempt), _is_worth_another(trouble)
+        return settle_trouble(run, target, entry, trouble, claim.attempt), _is_worth_another(trouble)
     run.heard()
     is_already = isinstance(answer, AlreadyAccepted)
     return Arrival(entry_id=entry.id, is_already_accepted=is_already, request_id=answer.request_id), False
@@ -215,35 +251,6 @@ def _settle_refused(
             request_id=refused.request_id,
         )
     return pushed(target, entry, "rejected", str(refused))
-
-
-def _settle_trouble(
-    run: PushRun, target: PushTarget, entry: PushEntry, trouble: Unavailable | OutcomeUnknown, attempt: int
-) -> Pushed:
-    asked = trouble.retry_after_seconds if isinstance(trouble, Unavailable) else None
-    status = trouble.status if isinstance(trouble, OutcomeUnknown) else None
-    wait = _backoff(attempt) if asked is None else timedelta(seconds=asked)
-    with transaction(run.pool) as tx:
-        push_entries.settle_open(
-            tx,
-            entry.id,
-            next_attempt_at=run.clock() + wait,
-            is_new_key=status is not None and status >= 400,
-            http_status=status,
-            error_message=str(trouble),
-        )
-    return pushed(target, entry, "unsettled", str(trouble))
-
-
-def _event(entry: PushEntry, key_no: int) -> MeterEvent:
-    return MeterEvent(
-        event_name=entry.stripe_event_name,
-        stripe_customer_id=entry.stripe_customer_id,
-        quantity=entry.delta,
-        at=entry.stamped_at,
-        identifier=entry.identifier,
-        idempotency_key=idempotency_key(entry.identifier, key_no),
-    )
 
 
 def _backoff(attempt: int) -> timedelta:

@@ -6,7 +6,8 @@ old rows (`pipeline.push_probe`).
 
     plan    rows with the delta, its minute and its identifier, committed before anything is sent
     claim   the rows are `sending` and ours for LEASE, committed before their first byte
-    send    each on its own (`pipeline.push_row`); one row in flight of a target
+    send    each on its own (`pipeline.push_row`) or many in one request (`pipeline.push_batch`); of a target one row is
+            in flight
     settle  what was acknowledged is written down together
 
 Steps of many rows share a commit; no row waits for another's answer. A process that dies anywhere leaves rows that the
@@ -25,6 +26,7 @@ from queue import Empty, SimpleQueue
 
 from stripemeter.errors import StripeMeterError, Unavailable
 from stripemeter.metering.deltas import RETRY_WINDOW, STAMP_WINDOW
+from stripemeter.pipeline.push_batch import ClaimedRow, deliver_batch
 from stripemeter.pipeline.push_plan import TargetPlan, plan_targets
 from stripemeter.pipeline.push_row import LEASE, Claim, Delivered, Pushed, PushRun, deliver, probe, pushed
 from stripemeter.store import push_entries, push_epochs
@@ -43,8 +45,9 @@ WAITS = "waits for a free whole minute of the day inside its segment"
 
 def push_targets(run: PushRun, targets: Sequence[PushTarget], *, max_workers: int) -> list[Pushed]:
     """Everything these targets lack; a target ends at its first row that does not get through."""
+    window = max_workers * max(CLAIMED_PER_WORKER, run.sink.batch_size)
     with ThreadPoolExecutor(max_workers=max_workers, thread_name_prefix="push") as workers:
-        return _Push(run, targets, workers, window=max_workers * CLAIMED_PER_WORKER).work()
+        return _Push(run, targets, workers, window=window).work()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,7 @@ class _Push:
         self._todo = deque(targets)
         self._ready: deque[TargetPlan] = deque()
         self._under_way = 0
-        self._answers: SimpleQueue[Future[_Answer]] = SimpleQueue()
+        self._answers: SimpleQueue[Future[list[_Answer]]] = SimpleQueue()
         self._results: list[Pushed] = []
 
     def work(self) -> list[Pushed]:
@@ -123,7 +126,7 @@ class _Push:
             if plan.entry is None:
                 continue
             if plan.entry.first_attempt_at is not None and now >= plan.entry.first_attempt_at + RETRY_WINDOW:
-                self._submit(plan, plan.entry, None)
+                self._probe(plan, plan.entry)
             else:
                 fresh.append((plan, plan.entry))
         try:
@@ -147,34 +150,50 @@ class _Push:
         if self._run.witness is not None and claimed:
             self._run.witness.record(epoch, [entry.identifier for _, entry in usable if entry.id in claimed])
         self._todo += [plan.target for plan in stale]
+        rows: list[tuple[TargetPlan, ClaimedRow]] = []
         for plan, entry in usable:
             if entry.id in claimed:
                 attempt, key_no = claimed[entry.id]
-                self._submit(plan, entry, Claim(attempt=attempt, key_no=key_no, lease_until=until))
+                claim = Claim(attempt=attempt, key_no=key_no, lease_until=until)
+                rows.append((plan, ClaimedRow(target=plan.target, entry=entry, claim=claim)))
             else:
                 self._results.append(pushed(plan.target, entry, "unsettled", "somebody else sends it"))
+        for start in range(0, len(rows), self._run.sink.batch_size):
+            self._submit(rows[start : start + self._run.sink.batch_size])
 
-    def _submit(self, plan: TargetPlan, entry: PushEntry, claim: Claim | None) -> None:
-        def send() -> _Answer:
+    def _probe(self, plan: TargetPlan, entry: PushEntry) -> None:
+        def read_back() -> list[_Answer]:
             try:
-                if claim is None:
-                    delivered = probe(self._run, plan.target, entry)
-                else:
-                    delivered = deliver(self._run, plan.target, entry, claim)
+                delivered = probe(self._run, plan.target, entry)
             except StripeMeterError as error:
                 delivered = pushed(plan.target, entry, "unsettled", str(error))
-            return _Answer(plan=plan, delivered=delivered)
+            return [_Answer(plan=plan, delivered=delivered)]
 
         self._under_way += 1
+        self._workers.submit(read_back).add_done_callback(self._answers.put)
+
+    def _submit(self, rows: Sequence[tuple[TargetPlan, ClaimedRow]]) -> None:
+        def send() -> list[_Answer]:
+            delivered: Sequence[Delivered]
+            try:
+                if self._run.sink.batch_size > 1:
+                    delivered = deliver_batch(self._run, [row for _, row in rows])
+                else:
+                    delivered = [deliver(self._run, row.target, row.entry, row.claim) for _, row in rows]
+            except StripeMeterError as error:
+                delivered = [pushed(row.target, row.entry, "unsettled", str(error)) for _, row in rows]
+            return [_Answer(plan=plan, delivered=one) for (plan, _), one in zip(rows, delivered, strict=True)]
+
+        self._under_way += len(rows)
         self._workers.submit(send).add_done_callback(self._answers.put)
 
     def _next_answers(self) -> list[_Answer]:
         """At least one; half a window where so many come soon."""
-        found = [self._answers.get().result()]
+        found = self._answers.get().result()
         until = time.monotonic() + SETTLE_WITHIN_SECONDS
         while len(found) < min(self._window // 2, self._under_way):
             try:
-                found.append(self._answers.get(timeout=max(0, until - time.monotonic())).result())
+                found += self._answers.get(timeout=max(0, until - time.monotonic())).result()
             except Empty:
                 break
         return found

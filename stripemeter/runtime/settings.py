@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     stripe_calls_per_second: float | None = Field(
         default=None, gt=0, le=10_000, validation_alias=AliasChoices("STRIPEMETER_STRIPE_CALLS_PER_SECOND")
     )
-    stripe_transport: Literal["v1", "v2"] = Field(
+    stripe_transport: Literal["v1", "v2", "v2_stream"] = Field(
         default="v1", validation_alias=AliasChoices("STRIPEMETER_STRIPE_TRANSPORT")
     )
     stripe_webhook_secrets: SecretStr | None = Field(

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from stripemeter.billing.sink import Transport
 from stripemeter.pipeline.closing import close_invoices
 from stripemeter.pipeline.push import push_usage
 from stripemeter.pipeline.push_doubts import settle_doubts
@@ -42,9 +43,10 @@ class PushProcess:
         point: Point | None = None,
         act: Act = "die",
         verb: Verb = "push",
+        transport: Transport = "v1",
     ) -> None:
         order = {"url": emulator.url, "key": emulator.key, "database_url": database_url, "now": now.isoformat()}
-        order |= {"verb": verb}
+        order |= {"verb": verb, "transport": transport}
         if point is not None:
             order |= {"seam": point.seam, "when": point.when, "nth": str(point.nth), "act": act}
         self.process = subprocess.Popen(
@@ -81,7 +83,7 @@ def main(order: dict[str, str]) -> None:
         point = Point(seam=order["seam"], when="after" if order["when"] == "after" else "before", nth=int(order["nth"]))
         hook(point, _die if order["act"] == "die" else _hold)
     emulator = RunningEmulator(url=order["url"], key=order["key"], process=None)  # type: ignore[arg-type] # not ours
-    now, sink = datetime.fromisoformat(order["now"]), shadow_sink(emulator)
+    now, sink = datetime.fromisoformat(order["now"]), shadow_sink(emulator, transport=_transport(order))
     with open_pool(order["database_url"]) as pool:
         if order["verb"] == "close":
             close_invoices(pool, sink, now=now, control="control")
@@ -90,6 +92,10 @@ def main(order: dict[str, str]) -> None:
             settle_doubts(pool, sink, now=now)
         else:
             push_usage(pool, sink, now=now, retries=NO_PAUSE)
+
+
+def _transport(order: dict[str, str]) -> Transport:
+    return "v2_stream" if order["transport"] == "v2_stream" else "v1"
 
 
 def _die() -> None:

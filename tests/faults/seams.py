@@ -22,6 +22,7 @@ SEAMS: dict[str, tuple[Any, str]] = {
     "plan": (push_entries, "insert_planned"),
     "claim": (push_entries, "claim"),
     "send": (StripeSink, "send_meter_event"),
+    "send batch": (StripeSink, "send_meter_events"),
     "accept": (push_entries, "settle_accepted"),
     "reopen": (push_entries, "settle_open"),
     "backoff": (time, "sleep"),
@@ -42,8 +43,8 @@ SEAMS: dict[str, tuple[Any, str]] = {
     "prove": (closing, "insert_proof"),
     "let go": (closings, "let_go"),
 }
-"""Every step of `pipeline.push_rows`, `push_row` and `push_probe` that commits, sends, reads or waits; then those of
-`pipeline.stripe_error_reports` and `push_doubts`, and those of `pipeline.closing`.
+"""Every step of `pipeline.push_rows`, `push_row`, `push_batch` and `push_probe` that commits, sends, reads or waits;
+then those of `pipeline.stripe_error_reports` and `push_doubts`, and those of `pipeline.closing`.
 
 `before` a seam of `push_entries` is inside its transaction with nothing written, and after the commit of the step
 before; `after` it is inside the transaction with everything written and nothing committed. `after` sending is with the
