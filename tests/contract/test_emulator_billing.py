@@ -187,7 +187,9 @@ def test_a_draft_can_be_held_finalized_and_voided(emulator: RunningEmulator) -> 
 
 @pytest.mark.parametrize(("parameters", "status"), [({}, "open"), ({"auto_advance": True}, "paid")])
 def test_a_held_draft_is_charged_only_when_it_advances_again(
-    emulator: RunningEmulator, parameters: Any, status: str
+    emulator: RunningEmulator,
+    parameters: Any,  # noqa: ANN401 - as the SDK types them
+    status: str,
 ) -> None:
     """B1: finalizing alone leaves it uncollected; listing knows instants of creation."""
     shop = Shop(emulator)
