@@ -72,7 +72,7 @@ where
     and state = 'found';
 
 -- name: list_due
--- Invoices with something to do now: to be held, or settled; the oldest first.
+-- Invoices with something to do now: to be held, final by now (what comes then is late), or settled; the oldest first.
 select
     stripe_account_id, invoice_id, mode, tenant_id, customer_ref, stripe_customer_id, control, state, created_at,
     found_at, finalizes_at, settles_at, is_grace_short, finalize_key_no, finalized_at, closed_at, checked_at, message,
@@ -82,7 +82,11 @@ where
     stripe_account_id = %(stripe_account_id)s
     and mode = %(mode)s
     and closed_at is null
-    and (settles_at <= %(now)s or (control = 'control' and state = 'found') or released_at is not null)
+    and (
+        settles_at <= %(now)s
+        or (state = 'found' and (control = 'control' or finalizes_at <= %(now)s))
+        or released_at is not null
+    )
     and coalesce(lease_until, '-infinity') <= %(now)s
 order by settles_at, invoice_id;
 

@@ -305,3 +305,14 @@ def test_nothing_is_concluded_from_a_restored_database(bench: ClosingBench) -> N
     with transaction(bench.pool) as tx:
         tx.execute("update push_epochs set database_oid = (select database_oid from push_place)")
     assert bench.close(LATER).verified == 1
+
+
+def test_that_an_invoice_is_final_is_known_before_it_can_be_proven(bench: ClosingBench) -> None:
+    """What is late depends on it: one look after the grace writes it down, the proof waits for the last late event."""
+    bench.close(IN_THE_GRACE, "observe")
+    report = bench.close(END + timedelta(hours=1, minutes=5), "observe")
+    closing = bench.closing()
+    assert (closing.state, closing.finalized_at, report.waiting) == ("finalized", END + timedelta(hours=1), 1)
+    assert bench.close(END + timedelta(hours=1, minutes=15), "observe").rows == ()
+    assert bench.proofs() == []
+    assert bench.close(SETTLED, "observe").verified == 1
