@@ -29,6 +29,7 @@ from stripemeter.cli import (
     logs,
     mappings,
     meters,
+    prices,
     push,
     recheck,
     reconcile,
@@ -69,6 +70,7 @@ app.add_typer(explain.app, name="explain")
 app.add_typer(lake.app, name="lake")
 app.add_typer(mappings.app, name="mappings")
 app.add_typer(meters.app, name="meters")
+app.add_typer(prices.app, name="prices")
 app.add_typer(reconcile.app, name="reconcile")
 app.add_typer(reconcile.repair, name="repair")
 app.add_typer(push.app, name="push")

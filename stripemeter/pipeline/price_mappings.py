@@ -19,14 +19,16 @@ from uuid import UUID
 
 from psycopg_pool import ConnectionPool
 
-from stripemeter.billing.sink import BillingSink, Mode, StripeMeter
+from stripemeter.billing.sink import BillingSink, Mode, StripeMeter, StripePrice
 from stripemeter.errors import Conflict, InvalidInput, NotFound, OutcomeUnknown, StripeRejected, Unavailable
 from stripemeter.metering.days import day_of
 from stripemeter.metering.parsing import invalid
 from stripemeter.metering.price_mappings import MappingStatement, parse_statement, statement_document
+from stripemeter.pipeline.price_versions import stripe_price_version
 from stripemeter.store import mappings
 from stripemeter.store.mappings import PriceMapping
-from stripemeter.store.postgres import transaction
+from stripemeter.store.postgres import Tx, transaction
+from stripemeter.store.prices import record_price
 from stripemeter.store.rulebook import load_rulebook
 
 OpenAccount = Callable[[Mode], BillingSink]
@@ -78,9 +80,10 @@ def create_mapping(
         Conflict: the meter is mapped there already, or a customer would be billed twice.
         Unavailable: Stripe or Postgres cannot be asked; nothing was stored.
     """
-    mapping = _checked(pool, open_account, _blank(uuid.uuid4(), tenant_id, now), statement, now=now)
+    mapping, price = _checked(pool, open_account, _blank(uuid.uuid4(), tenant_id, now), statement, now=now)
     with transaction(pool) as tx:
         mappings.create_mapping(tx, mapping)
+        _record(tx, mapping, price, now)
     return mapping
 
 
@@ -104,7 +107,7 @@ def change_mapping(
     said = statement_document(statement_of(before))
     if members.get("priceId") is not None and "eventName" not in members:
         said["eventName"] = None
-    after = _checked(pool, open_account, before, parse_statement({**said, **members}), now=now)
+    after, price = _checked(pool, open_account, before, parse_statement({**said, **members}), now=now)
     if after == before:
         return before
     after = replace(after, updated_at=now)
@@ -112,6 +115,7 @@ def change_mapping(
         if mappings.lock_mapping(tx, mapping_id, tenant_id=before.tenant_id) != before:
             raise Conflict("somebody else changed the mapping meanwhile: read it again")
         mappings.replace_mapping(tx, after)
+        _record(tx, after, price, now)
     return after
 
 
@@ -195,7 +199,7 @@ def require_one_item(sink: BillingSink, *, stripe_meter_id: str, stripe_customer
         Conflict: two items of the customer bill the meter.
         Unavailable: Stripe cannot be asked.
     """
-    with _asking():
+    with asking():
         items = sink.list_metered_items(stripe_meter_id=stripe_meter_id, stripe_customer_id=stripe_customer_id)
     if len(items) > 1:
         raise Conflict(
@@ -220,8 +224,8 @@ def _blank(mapping_id: UUID, tenant_id: str, now: datetime) -> PriceMapping:
 
 def _checked(
     pool: ConnectionPool, open_account: OpenAccount, before: PriceMapping, said: MappingStatement, *, now: datetime
-) -> PriceMapping:
-    """The mapping that says this, with what the account told of it."""
+) -> tuple[PriceMapping, StripePrice | None]:
+    """The mapping that says this, with what the account told of it, and of its price where it was asked."""
     require_countable(pool, tenant_id=before.tenant_id, meter=said.metric, aggregation=said.aggregation, now=now)
     mapping = replace(
         before,
@@ -242,10 +246,10 @@ def _checked(
     )
     if mapping.mode == "off":
         if before.stripe_meter_id is not None and _feeds(said) == _feeds(statement_of(before)):
-            return replace(mapping, stripe_event_name=before.stripe_event_name, stripe_meter_id=before.stripe_meter_id)
-        return mapping
+            return _feeding(mapping, before.stripe_event_name, before.stripe_meter_id), None
+        return mapping, None
     sink = open_account(mapping.mode)
-    stripe_meter = _ask(sink, said)
+    stripe_meter, price = _ask(sink, said)
     with transaction(pool) as tx:
         bound = [
             binding.stripe_customer_id
@@ -254,7 +258,17 @@ def _checked(
         ]
     for customer in bound:
         require_one_item(sink, stripe_meter_id=stripe_meter.stripe_meter_id, stripe_customer_id=customer)
-    return replace(mapping, stripe_event_name=stripe_meter.event_name, stripe_meter_id=stripe_meter.stripe_meter_id)
+    return _feeding(mapping, stripe_meter.event_name, stripe_meter.stripe_meter_id), price
+
+
+def _feeding(mapping: PriceMapping, event_name: str | None, stripe_meter_id: str | None) -> PriceMapping:
+    return replace(mapping, stripe_event_name=event_name, stripe_meter_id=stripe_meter_id)
+
+
+def _record(tx: Tx, mapping: PriceMapping, price: StripePrice | None, now: datetime) -> None:
+    """Write down what the price costs, so that usage can be priced without asking Stripe."""
+    if price is not None:
+        record_price(tx, stripe_price_version(price, stripe_account_id=mapping.stripe_account_id, now=now))
 
 
 def _feeds(said: MappingStatement) -> tuple[str, str | None, str | None]:
@@ -262,9 +276,9 @@ def _feeds(said: MappingStatement) -> tuple[str, str | None, str | None]:
     return said.target_account_id, said.target_price[0], said.event_name
 
 
-def _ask(sink: BillingSink, said: MappingStatement) -> StripeMeter:
-    """The meter that is fed, found in the account the key opens."""
-    with _asking():
+def _ask(sink: BillingSink, said: MappingStatement) -> tuple[StripeMeter, StripePrice | None]:
+    """The meter that is fed, found in the account the key opens, and the price where one is named."""
+    with asking():
         account = sink.account_id()
     if account != said.target_account_id:
         is_shadow_account = said.is_shadow and said.shadow_account_id is not None
@@ -273,8 +287,8 @@ def _ask(sink: BillingSink, said: MappingStatement) -> StripeMeter:
             f"the key for {said.mode} pushes ({key}) belongs to {account}, not to {said.target_account_id}",
             field="shadowStripeAccount" if is_shadow_account else "stripeAccount",
         )
-    with _asking():
-        found, field = _find_meter(sink, said)
+    with asking():
+        found, price, field = _find_meter(sink, said)
     if not found.is_active:
         raise InvalidInput(f"Stripe meter {found.stripe_meter_id} is not active", field=field)
     if not found.is_additive:
@@ -284,17 +298,17 @@ def _ask(sink: BillingSink, said: MappingStatement) -> StripeMeter:
             "stripe_customer_id and value",
             field="aggregation",
         )
-    return found
+    return found, price
 
 
-def _find_meter(sink: BillingSink, said: MappingStatement) -> tuple[StripeMeter, str]:
+def _find_meter(sink: BillingSink, said: MappingStatement) -> tuple[StripeMeter, StripePrice | None, str]:
     price_id, field = said.target_price
     if price_id is None:
         assert said.event_name is not None  # a statement has one of the two
         named = sink.find_meter(said.event_name)
         if named is None:
             raise InvalidInput(f"the account has no active meter {said.event_name!r}", field="eventName")
-        return named, "eventName"
+        return named, None, "eventName"
     price = sink.find_price(price_id)
     if price is None or not price.is_active:
         raise InvalidInput(f"the account has no active price {price_id}", field=field)
@@ -308,11 +322,11 @@ def _find_meter(sink: BillingSink, said: MappingStatement) -> tuple[StripeMeter,
     found = sink.find_meter_by_id(price.stripe_meter_id)
     if found is None:
         raise InvalidInput(f"the meter {price.stripe_meter_id} of price {price_id} does not exist", field=field)
-    return found, field
+    return found, price, field
 
 
 @contextmanager
-def _asking() -> Iterator[None]:
+def asking() -> Iterator[None]:
     """Whatever keeps Stripe from answering a question is the same to who asks: nothing happened, try again."""
     try:
         yield
