@@ -214,7 +214,7 @@ def _close(run: _Run, closing: Closing) -> None:
 def _close_draft(run: _Run, closing: Closing, invoice: Invoice) -> None:
     if closing.state == "found":
         if invoice.is_advancing:
-            run.sink.hold_invoice(invoice.invoice_id)
+            _hold(run, invoice)
         closing = _move(run, closing, "controlled")
     _require_unfenced(run)
     if closing.released_at is None:
@@ -224,6 +224,16 @@ def _close_draft(run: _Run, closing: Closing, invoice: Invoice) -> None:
         _require(check_held(run.pool, run.sink, closing, now=run.now))
         closing = _move(run, closing, "reconciled")
     _finalize(run, closing)
+
+
+def _hold(run: _Run, invoice: Invoice) -> None:
+    """Keep the draft; a refusal is tried again at every look while Stripe's clock runs, not only when it is settled."""
+    try:
+        run.sink.hold_invoice(invoice.invoice_id)
+    except StripeRejected as refused:
+        if _is_key_refused(refused):
+            raise
+        raise _Stop(Judgement(step="wait", reason=f"Stripe does not let it be held: {refused}")) from refused
 
 
 def _finalize(run: _Run, closing: Closing) -> None:

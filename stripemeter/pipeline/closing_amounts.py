@@ -55,7 +55,7 @@ def compare_amounts(lines: Sequence[InvoiceLine], terms: Price | str, counted: D
     currency = lines[0].currency if lines else ""
     billed = sum(line.amount_minor for line in lines)
     if counted is None:
-        return _unpriced(currency, billed, "our billing windows are not Stripe's")
+        return _unpriced(currency, billed, "what we counted of it cannot be told")
     if isinstance(terms, str):
         return _unpriced(currency, billed, terms)
     if currency and currency.upper() != terms.currency:

@@ -26,6 +26,7 @@ from stripemeter.store.postgres import Tx
 
 CLOCK_STEP = timedelta(seconds=1)
 """Stripe tells when an invoice became final in whole seconds."""
+UNTOLD = "no billing windows of ours are Stripe's, or the meter is not mapped any more"
 MOST_NAMED = 100
 """Events a line names that came too late; their sum is of all."""
 
@@ -135,7 +136,7 @@ def _line(
 
 def _difference(line: ProofLine, amounts: ProofAmounts) -> str:
     if line.counted is None:
-        return f"{line.meter}: billed {fixed_point(line.billed)}; our billing windows are not Stripe's"
+        return f"{line.meter}: billed {fixed_point(line.billed)}; what we counted of it cannot be told: {UNTOLD}"
     if line.counted != line.billed:
         pushed = f", {fixed_point(line.pushed_late)} of it pushed after the invoice was final"
         late = pushed if line.late_identifiers else ""

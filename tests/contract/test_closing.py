@@ -316,3 +316,14 @@ def test_that_an_invoice_is_final_is_known_before_it_can_be_proven(bench: Closin
     assert bench.close(END + timedelta(hours=1, minutes=15), "observe").rows == ()
     assert bench.proofs() == []
     assert bench.close(SETTLED, "observe").verified == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_a_draft_that_cannot_be_held_is_tried_again_while_the_clock_runs(bench: ClosingBench, status: int) -> None:
+    """Refused, the key refused, or no answer: the next look, still in the grace, holds it."""
+    fault = {"kind": "status", "status": status}
+    bench.stripe.emulator.fault({"match": {"method": "POST", "path_re": "/v1/invoices/in_"}, "do": fault, "times": 1})
+    assert bench.close(IN_THE_GRACE).waiting == 1
+    assert (bench.closing().control, bench.closing().state, bench.closing().message != "") == ("control", "found", True)
+    bench.close(IN_THE_GRACE + timedelta(minutes=10))
+    assert (bench.closing().state, bench.invoice().auto_advance) == ("controlled", False)
