@@ -238,6 +238,32 @@ def test_c18_a_reported_row_whose_answer_was_lost(bench: StripeBench) -> None:
     assert bench.states() == ["rejected_async"]
 
 
+def test_c18_a_customer_that_stripe_does_not_have_holds_nothing(bench: StripeBench) -> None:
+    """C18: no summary can be read of an unknown customer, and none is needed: the row is absent."""
+    with transaction(bench.pool) as tx:
+        tx.execute("update customer_bindings set stripe_customer_id = 'cus_nobody'")
+    push(bench, NOW)
+    assert hear(bench, REPORTED).named == 1
+    assert [row.outcome for row in settle(bench, FIRST).rows] == ["again"]
+    assert settle(bench, SECOND).absent == 1
+    assert bench.states() == ["rejected_async"]
+
+
+def test_c18_a_summary_that_cannot_be_read_decides_nothing(bench: StripeBench) -> None:
+    """C18: a 404 while Stripe has the customer, or no answer at all: the row is read later."""
+    push(bench, NOW, fault=REJECT)
+    hear(bench, REPORTED)
+    now = FIRST
+    for status in (404, 500, 429):
+        bench.emulator.fault({"match": {"path_re": "event_summaries"}, "do": {"kind": "status", "status": status}})
+        assert settle(bench, now).unreadable == 1
+        assert settle(bench, now + timedelta(minutes=9)).rows == ()
+        now += timedelta(minutes=10)
+    assert bench.states() == ["accepted"]
+    assert [row.outcome for row in settle(bench, now).rows] == ["again"]
+    assert settle(bench, now + timedelta(minutes=10)).absent == 1
+
+
 def test_c18_samples_of_another_program_are_left_alone(bench: StripeBench) -> None:
     """C18: an event of no row of ours casts doubt on nothing."""
     push(bench, NOW)
