@@ -1,4 +1,4 @@
-"""C18 and C19: Stripe acknowledges a delta and does not count it, with a report or without a word.
+"""C18: Stripe acknowledges a delta, does not count it, and reports so.
 
 The emulator drops it, tells a real receiver by signed deliveries, and the row's minute decides: absent twice, its delta
 is sent once more under another name; present, nothing happens, whatever a report says.
@@ -10,33 +10,38 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from psycopg_pool import ConnectionPool
 
-from stripemeter.errors import InvalidInput
 from stripemeter.metering.deltas import identifier_of
-from stripemeter.pipeline.push import PushReport, push_usage
-from stripemeter.pipeline.push_doubts import DoubtReport, has_due_doubt, recheck_day, settle_doubts
+from stripemeter.pipeline.push import push_usage
+from stripemeter.pipeline.push_doubts import has_due_doubt
 from stripemeter.pipeline.reconcile import reconcile_usage
-from stripemeter.pipeline.stripe_error_reports import ReportsRead, has_waiting_report, read_reports
-from stripemeter.pipeline.stripe_setup import release_entry
+from stripemeter.pipeline.stripe_error_reports import has_waiting_report, read_reports
 from stripemeter.store.postgres import transaction
-from stripemeter.store.push_doubts import DayRows
 from tests.emulator import RunningEmulator
+from tests.faults.dropping import (
+    DROP,
+    FIRST,
+    REJECT,
+    REPORTED,
+    SECOND,
+    YESTERDAY,
+    bindings,
+    counted,
+    hear,
+    inbox,
+    keep,
+    push,
+    read,
+    release,
+    settle,
+)
 from tests.faults.push_process import PushProcess
 from tests.faults.seams import Point
-from tests.faults.webhook_worker import deliver, receiving_worker
-from tests.stripe_bench import NO_PAUSE, NOW, ONCE, TODAY, StripeBench, open_bench
-from tests.stripe_reports import keep_all, notifications
-
-YESTERDAY = TODAY - timedelta(days=1)
-REPORTED = NOW + timedelta(seconds=20)
-FIRST = NOW + timedelta(minutes=61)
-SECOND = FIRST + timedelta(minutes=11)
-REJECT: dict[str, Any] = {"kind": "accept_then_async_reject"}
-DROP: dict[str, Any] = {"kind": "drop_async"}
+from tests.faults.webhook_worker import receiving_worker
+from tests.stripe_bench import NOW, ONCE, StripeBench, open_bench
 
 
 @pytest.fixture
@@ -53,58 +58,6 @@ def told(bench: StripeBench, database_url: str, tmp_path: Path) -> Iterator[Stri
     """The same, and the emulator tells a receiver of ours."""
     with receiving_worker(bench.emulator, database_url, tmp_path / "api.log"):
         yield bench
-
-
-def push(bench: StripeBench, now: datetime, *, fault: dict[str, Any] | None = None, times: int = 1) -> PushReport:
-    """A push at `now`, whose meter events meet the fault."""
-    bench.emulator.freeze(now)
-    if fault is not None:
-        bench.emulator.fault({"match": {"path_re": "meter_events"}, "do": fault, "times": times})
-    report = push_usage(bench.pool, bench.sink, now=now, retries=NO_PAUSE)
-    bench.emulator.fault()
-    return report
-
-
-def read(bench: StripeBench, now: datetime) -> ReportsRead:
-    """What the reports that are delivered by `now` come to."""
-    assert deliver(bench.emulator, now)["failed"] == 0
-    return read_reports(bench.pool, bench.sink, now=now)
-
-
-def keep(bench: StripeBench, now: datetime) -> None:
-    """The reports made by `now`, in the inbox without a delivery."""
-    bench.emulator.freeze(now)
-    keep_all(bench.pool, notifications(bench.emulator), now=now)
-
-
-def hear(bench: StripeBench, now: datetime) -> ReportsRead:
-    """What the reports made by `now` come to, put in the inbox without a delivery."""
-    keep(bench, now)
-    return read_reports(bench.pool, bench.sink, now=now)
-
-
-def settle(bench: StripeBench, now: datetime) -> DoubtReport:
-    """Read back what is due at `now`."""
-    bench.emulator.freeze(now)
-    return settle_doubts(bench.pool, bench.sink, now=now)
-
-
-def release(bench: StripeBench, now: datetime) -> None:
-    """An operator lets every customer that waits go on."""
-    for entry in bench.entries():
-        if entry["state"] == "rejected_async" and entry["released_at"] is None:
-            release_entry(bench.pool, tenant_id=bench.tenant, entry_id=entry["id"], now=now)
-
-
-def inbox(bench: StripeBench) -> list[tuple[str, str | None]]:
-    """Type and outcome of every event kept."""
-    with transaction(bench.pool) as tx:
-        return tx.execute("select type, outcome from stripe_events order by created_at, id").fetchall()
-
-
-def counted(bench: StripeBench) -> list[str]:
-    """Identifiers of the events the emulator counts."""
-    return sorted(event["identifier"] for event in bench.emulator.ledger() if event["state"] == "visible")
 
 
 def test_c18_a_reported_row_is_sent_once_more(told: StripeBench) -> None:
@@ -176,16 +129,6 @@ def test_c18_a_report_about_a_row_that_counts_changes_nothing(bench: StripeBench
     assert bench.at_stripe(YESTERDAY) == 5
 
 
-def test_c18_a_row_that_shows_up_between_two_readings_counts(bench: StripeBench) -> None:
-    """C18 and C19: absent at the first reading, there at the second: it was only late."""
-    bench.emulator.control("POST", "/ingest_lag", {"seconds": 65 * 60})
-    push(bench, NOW)
-    recheck(bench, DayRows(tenant_id=bench.tenant, day=YESTERDAY))
-    assert [row.outcome for row in settle(bench, FIRST).rows] == ["again"]
-    assert settle(bench, SECOND).present == 1
-    assert bench.states() == ["accepted"]
-
-
 def test_c18_what_else_the_customer_was_sent_is_read_back(bench: StripeBench) -> None:
     """C18: reports are samples: the customer's other accepted rows are doubted too; those that count stay."""
     push(bench, NOW, fault=DROP)
@@ -224,7 +167,7 @@ def test_c18_rows_that_a_report_counts_and_does_not_name(bench: StripeBench) -> 
 
 def test_c18_a_reported_row_whose_answer_was_lost(bench: StripeBench) -> None:
     """C18 and C5: sent again it is acknowledged, and still it does not count: its customer is gone."""
-    (customer,) = {row[0] for row in _bindings(bench)}
+    (customer,) = {row[0] for row in bindings(bench)}
     bench.emulator.client().v1.customers.delete(customer)
     bench.emulator.fault({"match": {"path_re": "meter_events"}, "do": {"kind": "commit_then_reset"}})
     push_usage(bench.pool, bench.sink, now=NOW, retries=ONCE)
@@ -332,109 +275,9 @@ def test_c18_dead_while_finding_out(bench: StripeBench, database_url: str, point
     assert (bench.states(), len(counted(bench))) == (["rejected_async", "accepted"], 1)
 
 
-def test_c19_a_silent_drop_is_found_and_sent_once_more(bench: StripeBench) -> None:
-    """C19: nobody says anything; the day is short, an operator has its rows read back, the absent one is sent again."""
-    push(bench, NOW)
-    bench.count("9", YESTERDAY)
-    push(bench, NOW + timedelta(minutes=1), fault=DROP)
-    bench.emulator.freeze(NOW + timedelta(minutes=30))
-    (row,) = reconcile_usage(bench.pool, bench.sink, now=NOW + timedelta(minutes=30)).rows
-    assert (row.cause, row.local, row.stripe) == ("rejected", 9, 5)
-    assert "stripemeter stripe recheck" in row.plan
-    assert push(bench, NOW + timedelta(minutes=31)).customers == 0
-
-    rows = DayRows(tenant_id=bench.tenant, day=YESTERDAY)
-    assert recheck(bench, rows) == 2
-    assert recheck(bench, rows) == 0
-    first = settle(bench, FIRST + timedelta(minutes=1))
-    assert sorted(row.outcome for row in first.rows) == ["again", "present"]
-    assert settle(bench, SECOND + timedelta(minutes=1)).absent == 1
-    assert bench.states() == ["accepted", "rejected_async"]
-    assert "seen short on the dashboard" in bench.entries()[1]["error_message"]
-    # The operator has spoken: nobody needs to release it.
-    report = push(bench, SECOND + timedelta(minutes=2))
-    assert (report.accepted, report.blocked) == (1, 0)
-    assert bench.at_stripe(YESTERDAY) == 9
-    assert [entry["delta"] for entry in bench.entries()] == [Decimal(5), Decimal(4), Decimal(4)]
-    assert reconcile_usage(bench.pool, bench.sink, now=SECOND + timedelta(hours=1)).ok == 1
-
-
-def test_c19_only_the_chosen_rows_are_doubted(bench: StripeBench) -> None:
-    """C19: another day, customer, meter or tenant stays out of it, and so does what was confirmed."""
-    bench.bind("bob")
-    bench.count("1", YESTERDAY, "bob")
-    bench.count("1", YESTERDAY - timedelta(days=1))
-    push(bench, NOW)
-    for rows, expected in (
-        (DayRows(tenant_id="other", day=YESTERDAY), 0),
-        (DayRows(tenant_id=bench.tenant, day=TODAY), 0),
-        (DayRows(tenant_id=bench.tenant, day=YESTERDAY, meter="other"), 0),
-        (DayRows(tenant_id=bench.tenant, day=YESTERDAY, customer_ref="bob"), 1),
-        (DayRows(tenant_id=bench.tenant, day=YESTERDAY), 1),
-    ):
-        assert recheck(bench, rows) == expected
-    bench.emulator.freeze(NOW + timedelta(hours=1))
-    reconcile_usage(bench.pool, bench.sink, now=NOW + timedelta(hours=1))
-    assert bench.states() == ["confirmed"] * 3
-    assert recheck(bench, DayRows(tenant_id=bench.tenant, day=YESTERDAY - timedelta(days=1))) == 0
-    report = settle(bench, FIRST)
-    assert (report.rows, report.waiting) == ((), 0)
-
-
-def test_c19_needs_a_reason(bench: StripeBench) -> None:
-    """C19: sending usage again is on record with who let it and why."""
-    for reason in ("", " ", "x" * 501):
-        with pytest.raises(InvalidInput, match="reason"):
-            recheck_day(
-                bench.pool,
-                bench.sink,
-                DayRows(tenant_id=bench.tenant, day=YESTERDAY),
-                actor="ops",
-                reason=reason,
-                now=NOW,
-            )
-
-
-def test_c19_a_minute_that_holds_something_else_is_left_alone(bench: StripeBench) -> None:
-    """C19: neither our delta nor nothing: sending it again would count something twice."""
-    push(bench, NOW, fault=DROP)
-    (entry,) = bench.entries()
-    (customer,) = {row[0] for row in _bindings(bench)}
-    bench.emulator.control(
-        "POST",
-        "/foreign_event",
-        {
-            "account": bench.sink.account_id(),
-            "event_name": "calls",
-            "payload": {"stripe_customer_id": customer, "value": "2"},
-            "timestamp": int(entry["stamped_at"].timestamp()),
-        },
-    )
-    recheck(bench, DayRows(tenant_id=bench.tenant, day=YESTERDAY))
-    settle(bench, FIRST)
-    assert settle(bench, SECOND).otherwise == 1
-    assert bench.states() == ["accepted"]
-    assert push(bench, SECOND).customers == 0
-
-
 def test_a_report_names_a_request_by_identifier_or_key() -> None:
     """Both names that Stripe's pages show lead to the row; a stranger's leads nowhere."""
     ours = "um1_" + "a2" * 24
     assert identifier_of(ours) == identifier_of(f"{ours}.12") == ours
     for stranger in ("", "um1_short", f"{ours}.", f"{ours}.1.2", f"{ours}x", f"x{ours}", "evt_1"):
         assert identifier_of(stranger) is None
-
-
-def recheck(bench: StripeBench, rows: DayRows) -> int:
-    """An operator has rows read back."""
-    return recheck_day(bench.pool, bench.sink, rows, actor="ops", reason="seen short on the dashboard", now=NOW)
-
-
-def _doubts(bench: StripeBench) -> list[tuple[Any, ...]]:
-    with transaction(bench.pool) as tx:
-        return tx.execute("select entry_id, verdict from push_doubts").fetchall()
-
-
-def _bindings(bench: StripeBench) -> list[tuple[Any, ...]]:
-    with transaction(bench.pool) as tx:
-        return tx.execute("select stripe_customer_id from customer_bindings").fetchall()
