@@ -30,19 +30,22 @@ from typing import Any
 from psycopg_pool import ConnectionPool
 
 from stripemeter.metering.deltas import fixed_point
+from stripemeter.pipeline.push_doubts import recheck_day, settle_doubts
 from stripemeter.runtime.embedded_postgres import EmbeddedPostgres, find_bin_directory
 from stripemeter.store.migrations import migrate
 from stripemeter.store.postgres import open_pool, transaction
+from stripemeter.store.push_doubts import DayRows
 from tests.emulator import RunningEmulator, start_emulator
 from tests.faults.naive_push import VARIANTS, Variant
-from tests.faults.seams import SEAMS
 from tests.stripe_bench import NOW, StripeBench, open_bench
 
 ROOT = Path(__file__).parents[2]
 LONGEST_DELAY_SECONDS = 0.9
 GENERATION = timedelta(days=20)
 """How long a generation of customers lives: every day with usage stays inside Stripe's window of 34 days."""
+KILLED_AT = ("plan", "claim", "send", "accept", "reopen", "backoff", "read back", "note reading", "re-arm")
 CALM_PUSHES = 60
+MOST_LOOKS = 6
 
 SENDING: list[dict[str, Any]] = [
     {"kind": "status", "status": 500},
@@ -53,11 +56,14 @@ SENDING: list[dict[str, Any]] = [
     {"kind": "reset_before_commit"},
     {"kind": "commit_then_reset"},
     {"kind": "commit_then_truncate"},
+    {"kind": "duplicate_delivery"},
 ]
 RARE: list[dict[str, Any]] = [
     {"kind": "status", "status": 401},
     {"kind": "delay_request", "seconds": 0.7},
     {"kind": "delay_request", "seconds": LONGEST_DELAY_SECONDS},
+    {"kind": "accept_then_async_reject"},
+    {"kind": "drop_async"},
 ]
 READING: list[dict[str, Any]] = [
     {"kind": "status", "status": 500},
@@ -208,7 +214,8 @@ class Soak:
             self._emulator.fault()
             self._pass_time()
         self._calm_down(bench)
-        self._compare(bench, refs, counted)
+        self._look_at_short_days(bench, refs, counted)
+        self._compare(counted, self._held(bench, refs))
 
     def _use(self, bench: StripeBench, counted: dict[tuple[str, date], Decimal]) -> None:
         for customer in self._random.sample(self._customers, k=self._random.randint(0, len(self._customers))):
@@ -238,7 +245,7 @@ class Soak:
         luck = self._random.random()
         if not is_calm and luck < 0.15:
             order |= {
-                "seam": self._random.choice(list(SEAMS)),
+                "seam": self._random.choice(KILLED_AT),
                 "when": self._random.choice(["before", "after"]),
                 "nth": self._random.randint(1, 4),
                 "victim": self._database.pid if luck < 0.04 else 0,
@@ -259,15 +266,13 @@ class Soak:
             time.sleep(max(0.0, self._late_until - time.monotonic()))
         if seconds > 86_400:
             self.tally.count("a day passed")
-        self._now += timedelta(seconds=seconds)
-        self._emulator.freeze(self._now)
+        self._pass(timedelta(seconds=seconds))
 
     def _calm_down(self, bench: StripeBench) -> None:
         """Pushes in which nothing goes wrong, until nothing is under way and nothing lacks."""
         time.sleep(max(0.0, self._late_until - time.monotonic()))
         for number in range(CALM_PUSHES):
-            self._now += timedelta(seconds=700)
-            self._emulator.freeze(self._now)
+            self._pass(timedelta(seconds=700))
             self._push(bench, is_calm=True)
             if number >= 3 and self._is_done(bench):
                 return
@@ -284,20 +289,46 @@ class Soak:
             ).fetchone()
         return row is not None and row[0] == 0
 
-    def _compare(self, bench: StripeBench, refs: dict[str, str], counted: dict[tuple[str, date], Decimal]) -> None:
-        """Our counters against the events the emulator counted, added up here and not by the product."""
+    def _look_at_short_days(
+        self, bench: StripeBench, refs: dict[str, str], counted: dict[tuple[str, date], Decimal]
+    ) -> None:
+        """An operator has the days read back that Stripe holds too little of: what it dropped is sent again."""
+        for _ in range(MOST_LOOKS):
+            held = self._held(bench, refs)
+            short = {key[1] for key, total in counted.items() if held.get(key, Decimal(0)) != total}
+            if not short:
+                return
+            self._pass(timedelta(minutes=65))
+            for day in sorted(short):
+                rows = DayRows(tenant_id=bench.tenant, day=day)
+                recheck_day(self._pool, bench.sink, rows, actor="soak", reason="short", now=self._now)
+            for _ in range(2):
+                settle_doubts(self._pool, bench.sink, now=self._now)
+                self._pass(timedelta(minutes=11))
+            self._calm_down(bench)
+
+    def _held(self, bench: StripeBench, refs: dict[str, str]) -> dict[tuple[str, date], Decimal]:
+        """What the emulator counted, added up here and not by the product."""
         held: dict[tuple[str, date], Decimal] = {}
         account = bench.sink.account_id()
         for event in self._emulator.control("GET", f"/ledger?account={account}")["events"]:
             if event["state"] == "visible":
                 key = refs[event["customer"]], datetime.fromtimestamp(event["ts"], UTC).date()
                 held[key] = held.get(key, Decimal(0)) + Decimal(event["value"])
+        return held
+
+    def _compare(self, counted: dict[tuple[str, date], Decimal], held: dict[tuple[str, date], Decimal]) -> None:
+        """Our counters against the events the emulator counted."""
         for key in sorted({*counted, *held}):
             ours, theirs = counted.get(key, Decimal(0)), held.get(key, Decimal(0))
             self.tally.segments += 1
             self.tally.difference += abs(ours - theirs)
             if ours != theirs:
                 _say(f"{key[0]} {key[1]}: counted {fixed_point(ours)}, Stripe has {fixed_point(theirs)}")
+
+    def _pass(self, span: timedelta) -> None:
+        self._now += span
+        self._emulator.freeze(self._now)
 
 
 @contextmanager
