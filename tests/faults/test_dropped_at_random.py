@@ -29,7 +29,7 @@ from tests.stripe_reports import keep_all, notifications
 
 STEPS = 60
 SEEDS = (0, 1, 14, 16, 20, 22, 32, 38)
-"""The later ones find a row sent again without waiting for the summaries; the last one also one sent after one reading."""
+"""All but two find a row sent again without waiting for the summaries; the last one also one sent after one reading."""
 CUSTOMERS = ("ada", "bob")
 DAYS = [TODAY - timedelta(days=age) for age in (1, 2)]
 FAULTS: list[dict[str, Any]] = [
