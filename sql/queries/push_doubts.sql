@@ -104,18 +104,27 @@ on conflict (entry_id) do update
     where d.settled_at is not null or d.actor is null;
 
 -- name: settle_known
--- What became of its row says it already: confirmed is there, rejected afterwards is not.
+-- What became of its row says it already: confirmed is there, rejected afterwards is not. Where the mapping leads to
+-- another Stripe meter by now, an empty minute there would prove nothing.
 update push_doubts as d
 set
     settled_at = %(now)s,
     next_reading_at = null,
     verdict = case e.state when 'confirmed' then 'present' when 'rejected_async' then 'absent' else 'otherwise' end
 from push_entries as e
+inner join price_mappings as m on e.mapping_id = m.id
 where
     d.settled_at is null
     and e.id = d.entry_id
     and e.stripe_account_id = %(stripe_account_id)s
-    and e.state in ('confirmed', 'rejected', 'rejected_async', 'quarantined', 'cancelled');
+    and (
+        e.state in ('confirmed', 'rejected', 'rejected_async', 'quarantined', 'cancelled')
+        or (
+            e.state = 'accepted'
+            and (m.stripe_account_id, m.stripe_event_name)
+            is distinct from (e.stripe_account_id, e.stripe_event_name)
+        )
+    );
 
 -- name: list_due
 -- Doubts whose row was last sent long enough ago for its minute to be read, at an account, longest due first.
@@ -144,6 +153,9 @@ where
     d.settled_at is null
     and d.next_reading_at <= %(now)s
     and e.stripe_account_id = %(stripe_account_id)s
+    and m.stripe_account_id = e.stripe_account_id
+    and m.stripe_event_name = e.stripe_event_name
+    and m.stripe_meter_id is not null
     and e.state = 'accepted'
     and coalesce(e.last_attempt_at, e.settled_at) <= %(sent_before)s
 order by d.next_reading_at, d.entry_id
@@ -159,6 +171,7 @@ select exists(
     where
         d.settled_at is null
         and m.mode = any(%(modes)s)
+        and m.stripe_account_id = e.stripe_account_id
         and d.next_reading_at <= %(now)s
         and e.state not in ('planned', 'sending')
         and (e.state <> 'accepted' or coalesce(e.last_attempt_at, e.settled_at) <= %(sent_before)s)

@@ -11,9 +11,10 @@ from psycopg_pool import ConnectionPool
 from stripemeter.errors import InvalidInput
 from stripemeter.pipeline.push_doubts import recheck_day
 from stripemeter.pipeline.reconcile import reconcile_usage
+from stripemeter.store.postgres import transaction
 from stripemeter.store.push_doubts import DayRows
 from tests.emulator import RunningEmulator
-from tests.faults.dropping import DROP, FIRST, SECOND, YESTERDAY, bindings, push, recheck, settle
+from tests.faults.dropping import DROP, FIRST, SECOND, YESTERDAY, bindings, doubts, push, recheck, settle
 from tests.stripe_bench import NOW, TODAY, StripeBench, open_bench
 
 
@@ -73,6 +74,22 @@ def test_c19_only_the_chosen_rows_are_doubted(bench: StripeBench) -> None:
     assert recheck(bench, DayRows(tenant_id=bench.tenant, day=YESTERDAY - timedelta(days=1))) == 0
     report = settle(bench, FIRST)
     assert (report.rows, report.waiting) == ((), 0)
+
+
+def test_c19_a_mapping_that_leads_elsewhere_by_now(bench: StripeBench) -> None:
+    """C19: an empty minute of another meter proves nothing: the row stays accepted, and the doubt ends."""
+    push(bench, NOW)
+    other = bench.sink.ensure_meter(event_name="other", display_name="Other")
+    recheck(bench, DayRows(tenant_id=bench.tenant, day=YESTERDAY))
+    with transaction(bench.pool) as tx:
+        tx.execute(
+            "update price_mappings set stripe_event_name = 'other', stripe_meter_id = %s", (other.stripe_meter_id,)
+        )
+    for now in (FIRST, SECOND):
+        report = settle(bench, now)
+        assert (report.rows, report.waiting) == ((), 0)
+    assert bench.states() == ["accepted"]
+    assert [verdict for _, verdict in doubts(bench)] == ["otherwise"]
 
 
 def test_c19_needs_a_reason(bench: StripeBench) -> None:
