@@ -120,15 +120,21 @@ def remove(call: Call, clock_id: str) -> None:
     """A clock, its subscriptions (canceled without an invoice) and its customers are gone."""
     clock = find(call, clock_id)
     for customer in customers_of(call, clock_id):
-        for subscription in _living(call, customer["id"]):
-            billing.end_subscription(_on(call, clock), subscription, is_invoiced=False)
-        gone = {"id": customer["id"], "object": "customer", "deleted": True}
-        call.state.replace_object(call.account, "customer", gone)
+        delete_customer(_on(call, clock), customer["id"])
     call.state.forget_alarms(call.account, clock_id)
     for kind in (KIND, DELETION):
         call.set_alarm(kind, clock_id, None)
     call.state.remove_object(call.account, KIND, clock_id)
     events.tell(call, f"{KIND}.deleted", clock)
+
+
+def delete_customer(call: Call, customer_id: str) -> Json:
+    """A customer is gone, their subscriptions are canceled without an invoice."""
+    for subscription in _living(call, customer_id):
+        billing.end_subscription(call, subscription, is_invoiced=False)
+    gone = {"id": customer_id, "object": "customer", "deleted": True}
+    call.state.replace_object(call.account, "customer", gone)
+    return gone
 
 
 def _on(call: Call, clock: Json) -> Call:

@@ -65,10 +65,9 @@ def update(call: Call) -> Json:
 
 
 def delete(call: Call) -> Json:
-    """`DELETE /v1/customers/{customer}`."""
-    gone = {"id": _living(call).body["id"], "object": "customer", "deleted": True}
-    call.state.replace_object(call.account, KIND, gone)
-    return gone
+    """`DELETE /v1/customers/{customer}`: with their subscriptions."""
+    customer_id = _living(call).body["id"]
+    return clocks.delete_customer(clocks.changing(call, customer_id), customer_id)
 
 
 def list_all(call: Call) -> Json:

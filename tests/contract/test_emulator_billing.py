@@ -252,6 +252,19 @@ def test_subscriptions_end(emulator: RunningEmulator) -> None:
         subscriptions.update(later, {"description": "x"})
 
 
+def test_a_deleted_customer_is_billed_no_more(emulator: RunningEmulator) -> None:
+    """B5: the subscription ends at once; no invoice at the period's end."""
+    shop = Shop(emulator, datetime(2026, 1, 1, tzinfo=UTC))
+    subscription = shop.subscribe(shop.price()).id
+    shop.use(3, _at(2026, 1, 1))
+    emulator.freeze(datetime(2026, 1, 2, tzinfo=UTC))
+    assert shop.client.v1.customers.delete(shop.customer).deleted is True
+    emulator.freeze(datetime(2026, 3, 1, tzinfo=UTC))
+    ended = shop.client.v1.subscriptions.retrieve(subscription)
+    assert (ended.status, ended.ended_at) == ("canceled", _at(2026, 1, 2))
+    assert shop.invoices() == []
+
+
 def test_licensed_prices_are_billed_in_advance(emulator: RunningEmulator) -> None:
     """B2: quantity times amount on the first invoice, paid at once, and on each renewal beside the past usage."""
     shop = Shop(emulator, datetime(2026, 1, 1, tzinfo=UTC))
