@@ -89,12 +89,13 @@ def test_half_a_line_spoils_nothing(pool: ConnectionPool, witness: PushWitness, 
 def test_it_stays_small_and_keeps_the_newest(pool: ConnectionPool, witness: PushWitness, tmp_path: Path) -> None:
     """Beyond MOST_LINES only the newest stay; the last one is always among them."""
     known = [f"um1_{number}" for number in range(20)]
-    for _ in range(push_witness.MOST_LINES // 20 + 1):
+    for _ in range(push_witness.MOST_LINES // 20):
         witness.record(1, known)
-    send(pool, *known)
+    witness.record(1, ["um1_newest"])
+    send(pool, *known, "um1_newest")
     assert contradiction(pool, witness) == ""
     lines = (tmp_path / "pushed" / "acct_1.sent").read_text().splitlines()
-    assert (len(lines), lines[-1]) == (push_witness.KEPT_LINES, "1 um1_19")
+    assert (len(lines), lines[-1]) == (push_witness.KEPT_LINES, "1 um1_newest")
     assert sorted(path.name for path in (tmp_path / "pushed").iterdir()) == ["acct_1.sent", "lock"]
 
 
