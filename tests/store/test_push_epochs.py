@@ -36,7 +36,7 @@ def test_a_migrated_database_is_open(pool: ConnectionPool) -> None:
 def test_every_sign_of_a_restore_is_told(pool: ConnectionPool, column: str, said: str) -> None:
     """Pushing is refused, with what differs and what to run."""
     with transaction(pool) as tx:
-        tx.execute(f"update push_epochs set {column} = {column} + 1")  # type: ignore[call-overload]
+        tx.execute(f"update push_epochs set {column} = {column} + 1")
         with pytest.raises(NotAllowed, match=f"{said}.*stripemeter restore-fence"):
             push_epochs.require_open(tx)
 
@@ -122,7 +122,7 @@ def test_rows_from_before_the_first_epoch_are_of_it(postgres: EmbeddedPostgres) 
                     pytest.raises(psycopg.errors.RestrictViolation, match="its epoch and origin stay"),
                     connection.transaction(),
                 ):
-                    connection.execute(f"update push_entries set {change}")  # type: ignore[call-overload]
+                    connection.execute(f"update push_entries set {change}")
     finally:
         with psycopg.connect(postgres.database_url("postgres"), autocommit=True) as connection:
             connection.execute(f"drop database {name} with (force)")
