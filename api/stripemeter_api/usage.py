@@ -72,10 +72,10 @@ def read_current(
     return JsonAnswer(
         {
             "customerRef": found.customer_ref,
-            "period": _period(found.segment),
+            "period": period_members(found.segment),
             "metrics": [_metric(name, usage) for name, usage in found.metrics.items()],
             "alerts": [],
-            "freshness": _freshness(found.freshness),
+            "freshness": freshness_members(found.freshness),
         }
     )
 
@@ -112,7 +112,7 @@ def read_history(
             ],
             "period": {"start": instant(day_bounds(first_on)[0]), "end": instant(day_bounds(last_on)[1])},
             "aggregation": found.aggregations[-1],
-            "freshness": _freshness(found.freshness),
+            "freshness": freshness_members(found.freshness),
         }
     )
 
@@ -165,15 +165,17 @@ def _metric(name: str, usage: Usage) -> dict[str, Any]:
         "max": number_or_null(usage.quantity_max),
         "last": number_or_null(usage.quantity_last),
         "adjusted": number(usage.adjusted),
-        "period": None if usage.segment is None else _period(usage.segment),
+        "period": None if usage.segment is None else period_members(usage.segment),
     }
 
 
-def _period(segment: Segment) -> dict[str, str]:
+def period_members(segment: Segment) -> dict[str, str]:
+    """A half-open period."""
     return {"start": instant(segment.start), "end": instant(segment.end)}
 
 
-def _freshness(freshness: Freshness) -> dict[str, Any]:
+def freshness_members(freshness: Freshness) -> dict[str, Any]:
+    """How far the counters have come, as every answer of usage says it."""
     return {
         "foldedThrough": None if freshness.folded_at is None else instant(freshness.folded_at),
         "pendingEvents": freshness.pending_count,
