@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -25,8 +26,11 @@ CHECK = "closed_invoices_prove_parity"
 
 
 @pytest.fixture
-def bench(pool: ConnectionPool, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> ClosingBench:
+def bench(
+    pool: ConnectionPool, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> ClosingBench:
     """A week that ended three days ago and is all at Stripe, where it is still in its grace."""
+    monkeypatch.setenv("STRIPEMETER_HOME", str(tmp_path))
     monkeypatch.setenv("STRIPE_TEST_SECRET_KEY", emulator.key)
     monkeypatch.setenv("STRIPEMETER_STRIPE_API_BASE", emulator.url)
     opened = open_closing(pool, emulator, start=datetime.now(UTC).replace(microsecond=0) - timedelta(days=10))
