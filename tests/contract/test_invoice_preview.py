@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,12 +17,13 @@ from stripemeter.pipeline.invoice_previews import InvoicePreviews, preview_invoi
 from stripemeter.pipeline.price_mappings import create_mapping
 from stripemeter.pipeline.projections import project_cost
 from stripemeter.pipeline.push import push_usage
-from stripemeter.pricing import Rounding, invoice_record, recompute_invoice
+from stripemeter.pricing import Rounding, invoice_record, price_to_stripe, recompute_invoice
 from stripemeter.pricing.currencies import to_minor
 from stripemeter.store.mappings import CustomerBinding, bind_customer
 from stripemeter.store.postgres import transaction
 from stripemeter.store.usage import load_current_usage
 from tests.emulator import RunningEmulator
+from tests.laws.prices import ROUNDINGS, draw_price, draw_quantity
 from tests.laws.worlds import Fact, ingest_into
 from tests.stripe_bench import NO_PAUSE, NOW, shadow_sink
 
@@ -47,13 +49,19 @@ PRICES: dict[str, tuple[dict[str, Any], str]] = {
 class Market:
     """A tenant whose metrics are mapped to prices of their own, and `ada`, who is subscribed to all of them."""
 
-    def __init__(self, pool: ConnectionPool, database_url: str, emulator: RunningEmulator) -> None:
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        database_url: str,
+        emulator: RunningEmulator,
+        sold: dict[str, tuple[dict[str, Any], str]] = PRICES,
+    ) -> None:
         self.pool, self.database_url, self.emulator, self.now = pool, database_url, emulator, NOW
         emulator.freeze(START)
         self.client, self.sink = emulator.client(), shadow_sink(emulator)
         self.product = self.client.v1.products.create({"name": "API"}).id
         self.customer = self.sink.create_customer(name="ada", idempotency_key="ada")
-        self.prices = {metric: self.price(metric, terms) for metric, (terms, _) in PRICES.items()}
+        self.prices = {metric: self.price(metric, terms) for metric, (terms, _) in sold.items()}
         self.subscription = self.subscribe(list(self.prices.values()))
         emulator.freeze(NOW)
         account = self.sink.account_id()
@@ -143,8 +151,7 @@ def test_our_preview_is_stripes(market: Market) -> None:
         metric: Decimal(quantity) for metric, (_, quantity) in PRICES.items() if quantity != "0"
     }
     totals = []
-    roundings: tuple[Rounding, ...] = ("half_up", "half_even", "ceiling")
-    for rounding in roundings:
+    for rounding in ROUNDINGS:
         market.emulator.control("POST", "/billing", {"line_rounding": rounding})
         found = market.preview(rounding)
         assert ours(found) == market.theirs()
@@ -157,6 +164,41 @@ def test_our_preview_is_stripes(market: Market) -> None:
         assert [total.invoice.total for total in projected.totals] == [preview.invoice.total]
         totals.append(preview.invoice.total_minor)
     assert len(set(totals)) == 3, "the usage must have fractions that each rounding treats otherwise"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_prices_at_random(pool: ConnectionPool, database_url: str, emulator: RunningEmulator, seed: int) -> None:
+    """Five prices nobody chose, near their bounds, ties and free tiers: the lines are Stripe's under each rounding."""
+    random = Random(seed)
+    terms: dict[str, tuple[dict[str, Any], str]] = {}
+    for number in range(5):
+        price = draw_price(random, currency="USD", sellable_at_stripe=True)
+        # Stripe takes 15 digits of a meter event's value; what we push beyond is split, and slow to draw.
+        quantity = min(abs(draw_quantity(random, price)), Decimal(10**9)).quantize(Decimal("0.0001"))
+        terms[f"random{number}"] = _given(price_to_stripe(price)), str(quantity)
+    market = Market(pool, database_url, emulator, terms)
+    market.use({metric: quantity for metric, (_, quantity) in terms.items()})
+    for rounding in ROUNDINGS:
+        emulator.control("POST", "/billing", {"line_rounding": rounding})
+        assert ours(market.preview(rounding)) == market.theirs()
+
+
+def _given(document: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that make such a price: amounts in their exact form alone, the last tier up to `inf`."""
+    named = {name: value for name, value in document.items() if name not in ("id", "currency", "unit_amount")}
+    if "tiers" in named:
+        named["tiers"] = [
+            {
+                "up_to": tier["up_to"] or "inf",
+                **{
+                    name: tier[name]
+                    for name in ("unit_amount_decimal", "flat_amount_decimal")
+                    if tier[name] is not None
+                },
+            }
+            for tier in named["tiers"]
+        ]
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def test_more_usage_moves_both_alike(market: Market) -> None:
