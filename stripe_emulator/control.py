@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from stripe_emulator import TITLE, meter_events
+from stripe_emulator import TITLE, meter_events, received
 from stripe_emulator.calls import Call
 from stripe_emulator.contract import document_version
 from stripe_emulator.deliveries import DeliveryKnobs, change_delivery_knobs, reset_delivery_knobs
@@ -70,6 +70,15 @@ class ForeignEvent(BaseModel):
     identifier: str | None = None
 
 
+class Connection(BaseModel):
+    """An account that has let a platform act for it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    platform: str = Field(pattern=r"^acct_[0-9A-Za-z]+$")
+    account: str = Field(pattern=r"^acct_[0-9A-Za-z]+$")
+
+
 class SnapshotName(BaseModel):
     """What a snapshot is called."""
 
@@ -105,6 +114,7 @@ class ControlPlane:
             ("POST", "/dedup_window", self.change_dedup_window),
             ("POST", "/flush_ingest", self.flush_ingest),
             ("POST", "/foreign_event", self.receive_foreign_event),
+            ("POST", "/connected_accounts", self.connect_account),
             ("GET", "/deliveries", self.read_deliveries),
             ("POST", "/deliveries", self.change_deliveries),
             ("POST", "/deliver", self.deliver),
@@ -180,6 +190,12 @@ class ControlPlane:
                 call, event.event_name, event.identifier, event.timestamp, event.payload
             )
         return _json({"identifier": reading.identifier, "timestamp": reading.ts})
+
+    async def connect_account(self, connection: Connection) -> Response:
+        """Let a platform's keys act for an account, by the header `Stripe-Account`."""
+        with self._state.transaction():
+            received.connect(self._state, connection.platform, connection.account)
+        return _json({"platform": connection.platform, "account": connection.account})
 
     async def read_deliveries(self, account: Account = None) -> Response:
         """Every event on its way or arrived, with its tries."""

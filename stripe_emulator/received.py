@@ -49,6 +49,9 @@ class Received:
         return hashlib.sha256(f"{self.method} {self.path}\n{self.text}".encode()).hexdigest()
 
 
+CONNECTED = "connected_account"
+
+
 def account_of(key: str) -> str:
     """The account id an API key stands for: each key has its own account."""
     return f"acct_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
@@ -65,7 +68,7 @@ def receive(request: Request, text: str, request_id: str, state: State) -> Recei
     if path == sessions.STREAM_PATH:
         account = sessions.account_of_token(state, credentials)
     else:
-        account = account_of(_checked_key(credentials))
+        account = _acting_for(state, account_of(_checked_key(credentials)), request.headers.get("stripe-account"))
     is_json = path.startswith("/v2/") and request.method == "POST"
     return Received(
         method=request.method,
@@ -76,6 +79,25 @@ def receive(request: Request, text: str, request_id: str, state: State) -> Recei
         idempotency_key=request.headers.get("idempotency-key"),
         request_id=request_id,
     )
+
+
+def connect(state: State, platform: str, account: str) -> None:
+    """Let the keys of a platform act for another account."""
+    if state.find_object(platform, CONNECTED, account) is None:
+        state.insert_object(platform, CONNECTED, {"id": account, "object": CONNECTED})
+
+
+def _acting_for(state: State, platform: str, wanted: str | None) -> str:
+    if wanted is None or wanted == platform:
+        return platform
+    if state.find_object(platform, CONNECTED, wanted) is None:
+        raise StripeError(
+            403,
+            f"The provided key does not have access to account '{wanted}' (or that account does not exist). "
+            "Application access may have been revoked.",
+            code="account_invalid",
+        )
+    return wanted
 
 
 def _decode_json(text: str) -> Json:

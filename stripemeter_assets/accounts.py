@@ -19,7 +19,9 @@ Report = TypeVar("Report")
 def for_each_account(
     log: dg.DagsterLogManager, sinks: Iterable[BillingSink], verb: Callable[[BillingSink], Report]
 ) -> dict[str, Report]:
-    """What the verb reports, by mode (`shadow`, `live`); an account that fails does not keep the next from its turn.
+    """What the verb reports, by the account's name (`shadow`, `live`, `live/acct_...`).
+
+    An account that fails does not keep the next from its turn.
 
     Raises:
         dg.Failure: an account failed; names each. What the others did is done.
@@ -28,11 +30,11 @@ def for_each_account(
     failures: dict[str, StripeMeterError] = {}
     for sink in sinks:
         try:
-            reports[sink.mode] = verb(sink)
-            log.info("%s: done", sink.mode)
+            reports[sink.name] = verb(sink)
+            log.info("%s: done", sink.name)
         except StripeMeterError as error:
-            failures[sink.mode] = error
-            log.exception("%s failed", sink.mode)
+            failures[sink.name] = error
+            log.exception("%s failed", sink.name)
     if failures:
-        raise dg.Failure("; ".join(f"{mode}: {error}" for mode, error in failures.items()), allow_retries=False)
+        raise dg.Failure("; ".join(f"{name}: {error}" for name, error in failures.items()), allow_retries=False)
     return reports

@@ -220,7 +220,7 @@ def closing_verdict(verdicts: ClosingVerdicts, short: Sequence[Closing]) -> str:
 
 
 def by_account(reports: Mapping[str, Any]) -> dict[str, Any]:
-    """Each account's report under the name of its mode: `live/accepted`, `shadow/accepted`."""
+    """Each account's report under its name: `live/accepted`, `shadow/accepted`, `live/acct_.../accepted`."""
     return {f"{mode}/{name}": value for mode, report in reports.items() for name, value in facts(report).items()}
 
 

@@ -36,6 +36,7 @@ class SinkSettings:
     stripe_api_base: str | None = None
     stripe_calls_per_second: float | None = None
     stripe_transport: Transport = "v1"
+    connected_accounts: tuple[str, ...] = ()
     allow_live: bool = False
 
 

@@ -109,11 +109,15 @@ class Receiver:
 
 
 def _accounts(settings: Settings) -> OpenAccount:
-    """Opens the account of a mode, once: it remembers which account its key is of."""
+    """Opens each account once: it remembers which account its key is of."""
 
     @cache
-    def open_account(mode: Mode) -> BillingSink:
-        return open_sink(settings, mode=mode)
+    def opened(mode: Mode, account: str | None) -> BillingSink:
+        return open_sink(settings, mode=mode, account=account)
+
+    def open_account(mode: Mode, account: str | None = None) -> BillingSink:
+        # Only accounts that are set are kept apart: requests may name any number of others.
+        return opened(mode, account if account in settings.connected_accounts else None)
 
     return open_account
 
@@ -156,11 +160,11 @@ def build_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         customers.router,
         mappings.router,
         meters.router,
+        projections.router,
         reconciliation.router,
         replay.router,
         stripe_webhooks.router,
         usage.router,
-        projections.router,
         usage_query.router,
         health.router,
         metrics.router,

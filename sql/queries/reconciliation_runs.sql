@@ -66,13 +66,13 @@ select
 from reconciliation_runs as r;
 
 -- name: list_runs
--- The latest runs of a mode, oldest first.
+-- The latest runs of an account, oldest first.
 select
     started_at, ended_at, day_count, ok_count, within_epsilon_count, drift_count, unknown_count, unexplained_count,
     drift_total
 from (
     select * from reconciliation_runs
-    where mode = %(mode)s
+    where stripe_account_id = %(stripe_account_id)s
     order by id desc
     limit %(limit)s
 ) as latest

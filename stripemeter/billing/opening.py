@@ -5,6 +5,7 @@ Belongs here: the rules that keep test usage out of live accounts and the other 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from pydantic import SecretStr
@@ -40,17 +41,42 @@ class StripeSettings(Protocol):
         """Which way of Stripe's a single meter event takes."""
 
     @property
+    def connected_accounts(self) -> Sequence[str]:
+        """Accounts connected to the keys' own, reached with the same keys."""
+
+    @property
     def allow_live(self) -> bool:
         """Whether usage may go to a live account."""
 
 
-def open_sink(settings: StripeSettings, *, mode: Mode = "shadow") -> BillingSink:
-    """The account that mappings of this mode push to. Nothing is sent yet.
+def open_sink(settings: StripeSettings, *, mode: Mode = "shadow", account: str | None = None) -> BillingSink:
+    """An account that mappings of this mode push to: the key's own, or one connected to it. Nothing is sent yet.
+
+    Args:
+        settings: keys and accounts.
+        mode: which key.
+        account: the account wanted. Of those connected to the key's own, that one is opened; of any other, the key's
+            own: the caller compares.
 
     Raises:
         NotAllowed: no key for this mode, or live without STRIPEMETER_ALLOW_LIVE.
         InvalidInput: a key of the wrong kind.
     """
+    return _open(settings, mode, account if account in settings.connected_accounts else None)
+
+
+def open_sinks(settings: StripeSettings) -> list[BillingSink]:
+    """Every account the settings allow: shadow when there is a test key, live when it is switched on.
+
+    Of each key its own account first, then those connected to it.
+    """
+    modes: list[Mode] = ["shadow"] if settings.stripe_test_secret_key is not None else []
+    if settings.allow_live:
+        modes.append("live")
+    return [_open(settings, mode, account) for mode in modes for account in (None, *settings.connected_accounts)]
+
+
+def _open(settings: StripeSettings, mode: Mode, connected_account: str | None) -> BillingSink:
     from stripemeter.billing.pace import STRIPE_CALLS_PER_SECOND  # noqa: PLC0415 - as below
     from stripemeter.billing.stripe_sink import StripeSink  # noqa: PLC0415 - the SDK takes half a second to import
 
@@ -62,15 +88,14 @@ def open_sink(settings: StripeSettings, *, mode: Mode = "shadow") -> BillingSink
     transport = settings.stripe_transport
     if transport == "v2_stream" and mode == "shadow" and settings.stripe_api_base is None:
         transport = "v2"  # Stripe has the stream for live accounts only
-    return StripeSink(key=key, mode=mode, api_base=settings.stripe_api_base, calls_per_second=pace, transport=transport)
-
-
-def open_sinks(settings: StripeSettings) -> list[BillingSink]:
-    """Every sink the settings allow: shadow when there is a test key, live when it is switched on."""
-    sinks = [open_sink(settings, mode="shadow")] if settings.stripe_test_secret_key is not None else []
-    if settings.allow_live:
-        sinks.append(open_sink(settings, mode="live"))
-    return sinks
+    return StripeSink(
+        key=key,
+        mode=mode,
+        api_base=settings.stripe_api_base,
+        calls_per_second=pace,
+        transport=transport,
+        connected_account=connected_account,
+    )
 
 
 def _shadow_key(settings: StripeSettings) -> str:

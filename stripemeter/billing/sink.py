@@ -162,6 +162,10 @@ class BillingSink(Protocol):
     def mode(self) -> Mode:
         """Which mappings it serves."""
 
+    @property
+    def name(self) -> str:
+        """What reports call it: its mode, and the account when it is one connected to the key's own."""
+
     def account_id(self) -> str:
         """The account behind the key; asked once."""
 

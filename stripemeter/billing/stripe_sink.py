@@ -57,6 +57,7 @@ class StripeSink:
         api_base: another address than Stripe's, for all four of its hosts.
         calls_per_second: the most requests of a second; None: as many as there are.
         transport: which of Stripe's ways meter events take.
+        connected_account: the account of a customer of the key's platform that it acts for; None: its own.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class StripeSink:
         api_base: str | None = None,
         calls_per_second: float | None = None,  # allow-float: calls a second
         transport: Transport = "v1",
+        connected_account: str | None = None,
     ) -> None:
         options: Any = {}
         if api_base is not None:
@@ -75,12 +77,19 @@ class StripeSink:
 
         def client_of(secret: str) -> stripe.StripeClient:
             # The SDK would repeat a 5xx under the same Idempotency-Key and be told the same 5xx, and never a 429.
-            return stripe.StripeClient(secret, max_network_retries=0, http_client=http_client, **options)
+            return stripe.StripeClient(
+                secret,
+                max_network_retries=0,
+                http_client=http_client,
+                stripe_account=connected_account,
+                **options,
+            )
 
         self._client = client_of(key)
         self._stream = StripeStream(self._client, client_of)
         self._mode = mode
         self._transport = transport
+        self._connected_account = connected_account
         self._account_id: str | None = None
         self._account_lock = Lock()
 
@@ -88,6 +97,11 @@ class StripeSink:
     def mode(self) -> Mode:
         """Which mappings it serves."""
         return self._mode
+
+    @property
+    def name(self) -> str:
+        """What reports call it: its mode, and the account when it is one connected to the key's own."""
+        return self._mode if self._connected_account is None else f"{self._mode}/{self._connected_account}"
 
     def account_id(self) -> str:
         """The account behind the key; asked once."""

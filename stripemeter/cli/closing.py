@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from stripemeter.cli.stripe import JSON_OPTION, LIVE_OPTION, open_parts, show
+from stripemeter.cli.stripe import ACCOUNT_OPTION, JSON_OPTION, LIVE_OPTION, open_parts, show
 from stripemeter.errors import NotFound
 
 app = typer.Typer(help="Invoices: held until they are right, or watched; each with a proof.", no_args_is_help=True)
@@ -55,7 +55,12 @@ def list_invoices(
 
 
 @app.command("run")
-def run(*, live: Annotated[bool, LIVE_OPTION] = False, as_json: Annotated[bool, JSON_OPTION] = False) -> None:
+def run(
+    *,
+    live: Annotated[bool, LIVE_OPTION] = False,
+    account: Annotated[str | None, ACCOUNT_OPTION] = None,
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
     """Look at every invoice now, as a running stack does by itself. Exit 1 when one has failed.
 
     STRIPEMETER_CLOSING=control takes drafts under control; without it nothing at Stripe is touched but what is under
@@ -65,7 +70,7 @@ def run(*, live: Annotated[bool, LIVE_OPTION] = False, as_json: Annotated[bool, 
     from stripemeter.runtime.settings import load_settings
 
     settings = load_settings()
-    with open_parts(is_live=live) as (pool, sink):
+    with open_parts(is_live=live, account=account) as (pool, sink):
         report = close_invoices(
             pool, sink, now=datetime.now(UTC), control=settings.closing, witnesses=settings.witnesses
         )

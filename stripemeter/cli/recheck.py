@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from stripemeter.cli.stripe import JSON_OPTION, LIVE_OPTION, open_parts, show
+from stripemeter.cli.stripe import ACCOUNT_OPTION, JSON_OPTION, LIVE_OPTION, open_parts, show
 from stripemeter.errors import InvalidInput
 
 
@@ -24,6 +24,7 @@ def recheck(
     reason: Annotated[str, typer.Option("--reason", help="Why; goes with --day, for the record.")] = "",
     *,
     live: Annotated[bool, LIVE_OPTION] = False,
+    account: Annotated[str | None, ACCOUNT_OPTION] = None,
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Read back rows that Stripe acknowledged and may not have counted. A running stack goes on with it by itself.
@@ -39,7 +40,7 @@ def recheck(
     chosen = _parse_day(day)
     if (tenant is None) != (chosen is None) or ((meter or customer or reason) and chosen is None):
         raise InvalidInput("--tenant and --day go together, and with --reason; --meter and --customer narrow them")
-    with open_parts(is_live=live) as (pool, sink):
+    with open_parts(is_live=live, account=account) as (pool, sink):
         now = datetime.now(UTC)
         doubted = 0
         if tenant is not None and chosen is not None:

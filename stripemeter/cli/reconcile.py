@@ -12,7 +12,16 @@ from uuid import UUID
 
 import typer
 
-from stripemeter.cli.stripe import JSON_OPTION, LIVE_OPTION, open_parts, reconcile, show, witnesses
+from stripemeter.cli.stripe import (
+    ACCOUNT_OPTION,
+    JSON_OPTION,
+    LIVE_OPTION,
+    connected_accounts,
+    open_parts,
+    reconcile,
+    show,
+    witnesses,
+)
 from stripemeter.errors import InvalidInput
 
 app = typer.Typer(help="Ours against Stripe's, day by day.", no_args_is_help=True)
@@ -76,6 +85,7 @@ def apply(
     reason: Annotated[str, typer.Option("--reason", help="Why they are approved; goes with --approve.")] = "",
     *,
     live: Annotated[bool, LIVE_OPTION] = False,
+    account: Annotated[str | None, ACCOUNT_OPTION] = None,
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Push what Stripe lacks, take back what is approved, then compare. Exit 1 when something is left.
@@ -89,14 +99,14 @@ def apply(
     ids = approved or []
     if ids and not reason:
         raise InvalidInput("--approve needs a --reason, for the record", field="reason")
-    with open_parts(is_live=live) as (pool, sink):
+    with open_parts(is_live=live, account=account) as (pool, sink):
         now = datetime.now(UTC)
         outcomes = (
             approve_corrections(pool, ids, tenant_id=None, actor=getpass.getuser(), reason=reason, now=now)
             if ids
             else []
         )
-        pushed = push_usage(pool, sink, now=now, witnesses=witnesses())
+        pushed = push_usage(pool, sink, now=now, witnesses=witnesses(), connected_accounts=connected_accounts())
         report = reconcile_and_record(pool, sink, clock=lambda: datetime.now(UTC))
     show(
         {

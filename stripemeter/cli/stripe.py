@@ -28,6 +28,9 @@ app = typer.Typer(help="What Stripe is told, and whether it holds it.", no_args_
 
 _TENANT = typer.Option("--tenant", help="Whose.", show_default=False)
 LIVE_OPTION = typer.Option("--live", help="The live account (needs STRIPEMETER_ALLOW_LIVE=1), not the test account.")
+ACCOUNT_OPTION = typer.Option(
+    "--account", help="acct_... connected to the key's own account; that one when absent.", show_default=False
+)
 JSON_OPTION = typer.Option("--json", help="Print JSON.")
 
 
@@ -42,12 +45,13 @@ def map_meter(
     *,
     off: Annotated[bool, typer.Option("--off", help="Stop sending instead.")] = False,
     live: Annotated[bool, LIVE_OPTION] = False,
+    account: Annotated[str | None, ACCOUNT_OPTION] = None,
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Feed a Stripe meter from one of ours; the Stripe meter is created when there is none."""
     from stripemeter.pipeline import stripe_setup
 
-    with open_parts(is_live=live) as (pool, sink):
+    with open_parts(is_live=live, account=account) as (pool, sink):
         if off:
             stripe_setup.unmap_meter(pool, sink, tenant_id=tenant, meter=meter)
             typer.echo(f"{meter}: off")
@@ -73,12 +77,13 @@ def bind_customer(
     ] = None,
     *,
     live: Annotated[bool, LIVE_OPTION] = False,
+    account: Annotated[str | None, ACCOUNT_OPTION] = None,
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Say which Stripe customer a customer is."""
     from stripemeter.pipeline import stripe_setup
 
-    with open_parts(is_live=live) as (pool, sink):
+    with open_parts(is_live=live, account=account) as (pool, sink):
         binding = stripe_setup.bind(
             pool,
             sink,
@@ -91,23 +96,35 @@ def bind_customer(
 
 
 @app.command("push")
-def push(*, live: Annotated[bool, LIVE_OPTION] = False, as_json: Annotated[bool, JSON_OPTION] = False) -> None:
+def push(
+    *,
+    live: Annotated[bool, LIVE_OPTION] = False,
+    account: Annotated[str | None, ACCOUNT_OPTION] = None,
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
     """Send Stripe what it lacks. A running stack does it by itself. Exit 1 when something needs an operator."""
     from stripemeter.pipeline.push import push_usage
 
-    with open_parts(is_live=live) as (pool, sink):
-        report = push_usage(pool, sink, now=datetime.now(UTC), witnesses=witnesses())
+    with open_parts(is_live=live, account=account) as (pool, sink):
+        report = push_usage(
+            pool, sink, now=datetime.now(UTC), witnesses=witnesses(), connected_accounts=connected_accounts()
+        )
     show(report, as_json=as_json)
     if report.rejected or report.blocked or report.stopped:
         raise typer.Exit(1)
 
 
 @app.command("reconcile")
-def reconcile(*, live: Annotated[bool, LIVE_OPTION] = False, as_json: Annotated[bool, JSON_OPTION] = False) -> None:
+def reconcile(
+    *,
+    live: Annotated[bool, LIVE_OPTION] = False,
+    account: Annotated[str | None, ACCOUNT_OPTION] = None,
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
     """Compare every open day with Stripe. Exit 1 when a difference is unexplained or Stripe could not be read."""
     from stripemeter.pipeline.reconcile import reconcile_and_record
 
-    with open_parts(is_live=live) as (pool, sink):
+    with open_parts(is_live=live, account=account) as (pool, sink):
         report = reconcile_and_record(pool, sink, clock=lambda: datetime.now(UTC))
     show(report, as_json=as_json)
     if report.unexplained or report.unknown:
@@ -157,8 +174,10 @@ def status(
     show(found, as_json=as_json)
 
 
-def open_account(mode: Mode) -> BillingSink:
+def open_account(mode: Mode, account: str | None = None) -> BillingSink:
     """The account of a mode: the settings' own, else for shadow pushes the emulator of the stack that runs here.
+
+    `account` opens that one, where it is connected to the key's own; the caller compares.
 
     Raises:
         NotAllowed: there is none.
@@ -179,7 +198,7 @@ def open_account(mode: Mode) -> BillingSink:
         settings = settings.model_copy(
             update={"stripe_test_secret_key": SecretStr(EMULATOR_KEY), "stripe_api_base": url}
         )
-    return open_sink(settings, mode=mode)
+    return open_sink(settings, mode=mode, account=account)
 
 
 def witnesses() -> Path:
@@ -189,10 +208,26 @@ def witnesses() -> Path:
     return load_settings().witnesses
 
 
+def connected_accounts() -> tuple[str, ...]:
+    """Accounts connected to the keys' own."""
+    from stripemeter.runtime.settings import load_settings
+
+    return load_settings().connected_accounts
+
+
 @contextmanager
-def open_parts(*, is_live: bool) -> Iterator[tuple[ConnectionPool, BillingSink]]:
-    """The database, and the account of a mode."""
-    sink = open_account("live" if is_live else "shadow")
+def open_parts(*, is_live: bool, account: str | None = None) -> Iterator[tuple[ConnectionPool, BillingSink]]:
+    """The database, and the account of a mode: the key's own, or that one.
+
+    Raises:
+        NotAllowed: there is no key for the mode, or `account` is not reached with it.
+    """
+    sink = open_account("live" if is_live else "shadow", account)
+    if account is not None and sink.account_id() != account:
+        raise NotAllowed(
+            f"the key for {sink.mode} is of {sink.account_id()}, not of {account}: connect {account} to it and name it "
+            "in STRIPEMETER_STRIPE_CONNECTED_ACCOUNTS, or set the key of that account"
+        )
     with _pool() as pool:
         yield pool, sink
 

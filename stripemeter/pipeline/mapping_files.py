@@ -119,7 +119,7 @@ def _account(open_account: OpenAccount, stripe_account_id: str) -> BillingSink |
     """The account by its id, among those a key opens."""
     for mode in _MODES:
         try:
-            sink = open_account(mode)
+            sink = open_account(mode, stripe_account_id)
         except NotAllowed:
             continue  # no key for this mode: the other may open it
         if sink.account_id() == stripe_account_id:

@@ -10,11 +10,11 @@ cannot be, nothing changes.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from psycopg_pool import ConnectionPool
@@ -31,8 +31,12 @@ from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.prices import record_price
 from stripemeter.store.rulebook import load_rulebook
 
-OpenAccount = Callable[[Mode], BillingSink]
-"""The account that mappings of a mode push to; raises NotAllowed where there is none."""
+
+class OpenAccount(Protocol):
+    """Opens the account of a mode; that one, where it is connected to the key's own. The caller compares."""
+
+    def __call__(self, mode: Mode, account: str | None = None) -> BillingSink:
+        """The sink; raises NotAllowed where there is none."""
 
 
 def list_mappings(
@@ -248,7 +252,7 @@ def _checked(
         if before.stripe_meter_id is not None and _feeds(said) == _feeds(statement_of(before)):
             return _feeding(mapping, before.stripe_event_name, before.stripe_meter_id), None
         return mapping, None
-    sink = open_account(mapping.mode)
+    sink = open_account(mapping.mode, mapping.stripe_account_id)
     stripe_meter, price = _ask(sink, said)
     with transaction(pool) as tx:
         bound = [

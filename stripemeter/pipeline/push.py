@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -93,6 +93,7 @@ def push_usage(
     max_workers: int = 4,
     retries: RetryPolicy = DEFAULT_RETRIES,
     witnesses: Path | None = None,
+    connected_accounts: Collection[str] = (),
 ) -> PushReport:
     """Send everything that Stripe lacks and takes, and settle what earlier pushes left in flight.
 
@@ -107,6 +108,7 @@ def push_usage(
         max_workers: requests at once.
         retries: how often one row is tried.
         witnesses: the directory of files that remember what was sent; None: there is none.
+        connected_accounts: accounts that other sinks push to with the same key.
 
     Raises:
         StripeRejected: the key is refused.
@@ -119,7 +121,7 @@ def push_usage(
     first, today = first_open_day(now), now.astimezone(UTC).date()
     witness = PushWitness(witnesses, account) if witnesses is not None else None
     with transaction(pool) as tx:
-        _require_mapped_account(tx, account, sink.mode)
+        _require_mapped_account(tx, account, sink.mode, connected_accounts)
         epoch = _require_same_database(tx, witness)
         open_segments(tx, now=now)
         broken = {tenant.tenant_id for tenant in load_conservation(tx) if not tenant.holds}
@@ -164,9 +166,10 @@ def has_unpushed_usage(pool: ConnectionPool, *, now: datetime, modes: Sequence[M
         return any(_can_stamp(tx, day) for day in unpushed)
 
 
-def _require_mapped_account(tx: Tx, account: str, mode: Mode) -> None:
-    mapped = sorted({mapping.stripe_account_id for mapping in list_mappings(tx) if mapping.mode == mode})
-    if mapped and account not in mapped:
+def _require_mapped_account(tx: Tx, account: str, mode: Mode, connected_accounts: Collection[str]) -> None:
+    mapped = {mapping.stripe_account_id for mapping in list_mappings(tx) if mapping.mode == mode}
+    mapped = sorted(mapped.difference(connected_accounts))
+    if mapped and account not in mapped and account not in connected_accounts:
         raise NotAllowed(
             f"the key for {mode} pushes is of {account}, but usage is mapped to {', '.join(mapped[:MOST_NAMED])}: "
             "set the key of that account, or map the meters to this one; nothing was sent"

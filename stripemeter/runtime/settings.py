@@ -7,6 +7,7 @@ Order: process environment, then `.env` in the working directory, then the defau
 from __future__ import annotations
 
 import os
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -61,6 +62,9 @@ class Settings(BaseSettings):
     stripe_api_base: str | None = Field(default=None, validation_alias=AliasChoices("STRIPEMETER_STRIPE_API_BASE"))
     stripe_calls_per_second: float | None = Field(
         default=None, gt=0, le=10_000, validation_alias=AliasChoices("STRIPEMETER_STRIPE_CALLS_PER_SECOND")
+    )
+    stripe_connected_accounts: str = Field(
+        default="", validation_alias=AliasChoices("STRIPEMETER_STRIPE_CONNECTED_ACCOUNTS")
     )
     stripe_transport: Literal["v1", "v2", "v2_stream"] = Field(
         default="v1", validation_alias=AliasChoices("STRIPEMETER_STRIPE_TRANSPORT")
@@ -132,7 +136,20 @@ class Settings(BaseSettings):
     def webhook_secrets(self) -> tuple[str, ...]:
         """The signing secrets of Stripe's webhooks, separated by commas: two while one is being rotated."""
         named = "" if self.stripe_webhook_secrets is None else self.stripe_webhook_secrets.get_secret_value()
-        return tuple(filter(None, (part.strip() for part in named.split(","))))
+        return _listed(named)
+
+    @property
+    def connected_accounts(self) -> tuple[str, ...]:
+        """Accounts connected to the keys' own, separated by commas; each is pushed to with the same keys."""
+        return _listed(self.stripe_connected_accounts)
+
+    @field_validator("stripe_connected_accounts")
+    @classmethod
+    def _check_connected_accounts(cls, text: str) -> str:
+        for part in _listed(text):
+            if re.fullmatch(r"acct_[0-9A-Za-z]{1,96}", part) is None:
+                raise ValueError(f"{part!r} is not acct_...; several are separated by commas")
+        return text
 
     @field_validator("backfill_sources")
     @classmethod
@@ -147,6 +164,10 @@ class Settings(BaseSettings):
     def wants_emulator(self) -> bool:
         """Whether no Stripe key is set, so that the emulator stands in for Stripe."""
         return self.stripe_secret_key is None and self.stripe_test_secret_key is None
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
 def load_settings() -> Settings:

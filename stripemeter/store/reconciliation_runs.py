@@ -88,10 +88,10 @@ def insert_run(tx: Tx, run: ReconciliationRun, *, stripe_account_id: str, mode: 
     tx.execute(_Q["insert_run"], {**fields, "stripe_account_id": stripe_account_id, "mode": mode})
 
 
-def list_runs(tx: Tx, *, mode: str, limit: int) -> list[ReconciliationRun]:
-    """The latest of a mode, oldest first."""
+def list_runs(tx: Tx, *, stripe_account_id: str, limit: int) -> list[ReconciliationRun]:
+    """The latest of an account, oldest first."""
     with tx.cursor(row_factory=class_row(ReconciliationRun)) as cursor:
-        return cursor.execute(_Q["list_runs"], {"mode": mode, "limit": limit}).fetchall()
+        return cursor.execute(_Q["list_runs"], {"stripe_account_id": stripe_account_id, "limit": limit}).fetchall()
 
 
 def load_totals(tx: Tx) -> tuple[int, Decimal]:

@@ -26,9 +26,17 @@ def pushes(
 ) -> dg.MaterializeResult[None]:
     """What Stripe lacks, sent: one row of the outbox per attempt, one section of metadata per account."""
     now = datetime.now(UTC)
-    witnesses = load_settings().witnesses
+    settings = load_settings()
     reports = for_each_account(
-        context.log, stripe.sinks(), lambda sink: push_usage(postgres.pool, sink, now=now, witnesses=witnesses)
+        context.log,
+        stripe.sinks(),
+        lambda sink: push_usage(
+            postgres.pool,
+            sink,
+            now=now,
+            witnesses=settings.witnesses,
+            connected_accounts=settings.connected_accounts,
+        ),
     )
     if any(report.stopped for report in reports.values()):
         raise dg.Failure(

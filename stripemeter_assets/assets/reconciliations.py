@@ -46,7 +46,10 @@ def reconciliations(
         raise
     with postgres.transaction() as tx:
         end_requests(tx, requests, "completed", now=datetime.now(UTC))
-        runs = {mode: list_runs(tx, mode=mode, limit=PLOTTED_RUNS) for mode in reports}
+        runs = {
+            name: list_runs(tx, stripe_account_id=report.stripe_account_id, limit=PLOTTED_RUNS)
+            for name, report in reports.items()
+        }
     report_file = save_report(load_settings().state, reports, runs, now=datetime.now(UTC))
     return dg.MaterializeResult(
         metadata={

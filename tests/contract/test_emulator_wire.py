@@ -32,6 +32,21 @@ def test_requests_need_a_test_key(emulator: RunningEmulator) -> None:
     assert mine != emulator.client("sk_test_somebody_else").v1.accounts.retrieve_current().id
 
 
+def test_a_platform_acts_for_its_connected_accounts(emulator: RunningEmulator) -> None:
+    """By the header alone, and only where it was connected; what it makes there is not its own."""
+    client = emulator.client()
+    mine = client.v1.accounts.retrieve_current().id
+    options: Any = {"stripe_account": "acct_connected"}
+    with pytest.raises(stripe.PermissionError, match="does not have access to account 'acct_connected'"):
+        client.v1.accounts.retrieve_current(None, options)
+    emulator.control("POST", "/connected_accounts", {"platform": mine, "account": "acct_connected"})
+    assert client.v1.accounts.retrieve_current(None, options).id == "acct_connected"
+    theirs = client.v1.customers.create({"name": "ada"}, options).id
+    assert client.v1.customers.retrieve(theirs, None, options).name == "ada"
+    with pytest.raises(stripe.InvalidRequestError, match="No such customer"):
+        client.v1.customers.retrieve(theirs)
+
+
 def test_unknown_urls_and_objects_are_404(emulator: RunningEmulator) -> None:
     """Stripe's two kinds of 404: no such URL, no such object."""
     client = emulator.client()

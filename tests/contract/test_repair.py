@@ -147,7 +147,7 @@ def test_every_run_is_written_down(bench: StripeBench) -> None:
     for _ in range(2):
         reconcile_and_record(bench.pool, bench.sink, clock=lambda: next(times))
     with transaction(bench.pool) as tx:
-        runs = reconciliation_runs.list_runs(tx, mode="shadow", limit=10)
+        runs = reconciliation_runs.list_runs(tx, stripe_account_id=bench.sink.account_id(), limit=10)
         assert [(run.day_count, run.within_epsilon_count, run.drift_total) for run in runs] == [(1, 1, Decimal(4))] * 2
         assert reconciliation_runs.delete_old(tx, before=SETTLED + timedelta(days=1)) == 1
         assert reconciliation_runs.load_totals(tx) == (2, Decimal(5))
