@@ -167,8 +167,8 @@ def has_unpushed_usage(pool: ConnectionPool, *, now: datetime, modes: Sequence[M
 
 
 def _require_mapped_account(tx: Tx, account: str, mode: Mode, connected_accounts: Collection[str]) -> None:
-    mapped = {mapping.stripe_account_id for mapping in list_mappings(tx) if mapping.mode == mode}
-    mapped = sorted(mapped.difference(connected_accounts))
+    of_mode = {mapping.stripe_account_id for mapping in list_mappings(tx) if mapping.mode == mode}
+    mapped = sorted(of_mode.difference(connected_accounts))
     if mapped and account not in mapped and account not in connected_accounts:
         raise NotAllowed(
             f"the key for {mode} pushes is of {account}, but usage is mapped to {', '.join(mapped[:MOST_NAMED])}: "
