@@ -51,7 +51,7 @@ def import_prices(
     for mapping in mapped:
         price_id = price_id_of(mapping)
         if mapping.mode != "off" and price_id is not None:
-            outcome = _import(pool, open_account(mapping.mode), mapping, price_id, now)
+            outcome = _import(pool, open_account(mapping.mode, mapping.stripe_account_id), mapping, price_id, now)
             asked.append(
                 AskedPrice(
                     meter=mapping.meter,
