@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import stripe
 from psycopg_pool import ConnectionPool
@@ -23,6 +23,7 @@ from pydantic import SecretStr
 
 from bench.context import Context
 from stripemeter.billing import BillingSink, open_sink
+from stripemeter.billing.sink import Transport
 from stripemeter.errors import Unavailable
 from stripemeter.runtime import ports
 from stripemeter.runtime.children import spawn
@@ -43,7 +44,8 @@ class SinkSettings:
     stripe_secret_key: SecretStr | None = None
     allow_live: bool = False
     stripe_calls_per_second: float | None = None
-    stripe_transport: Literal["v1", "v2"] = "v1"
+    stripe_transport: Transport = "v1"
+    connected_accounts: tuple[str, ...] = ()
 
 
 @contextmanager

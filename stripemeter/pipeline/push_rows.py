@@ -28,7 +28,7 @@ from stripemeter.errors import StripeMeterError, Unavailable
 from stripemeter.metering.deltas import RETRY_WINDOW, STAMP_WINDOW
 from stripemeter.pipeline.push_batch import ClaimedRow, deliver_batch
 from stripemeter.pipeline.push_plan import TargetPlan, plan_targets
-from stripemeter.pipeline.push_row import LEASE, Claim, Delivered, Pushed, PushRun, deliver, probe, pushed
+from stripemeter.pipeline.push_row import LEASE, Claim, Delivered, Outcome, Pushed, PushRun, deliver, probe, pushed
 from stripemeter.store import push_entries, push_epochs
 from stripemeter.store.postgres import transaction
 from stripemeter.store.push_entries import Arrival, PushEntry, PushTarget
@@ -219,7 +219,7 @@ class _Push:
             self._results += [pushed(plan.target, plan.entry, "unsettled", str(error)) for plan, _ in arrived]
             return
         for plan, arrival in arrived:
-            outcome = "already_accepted" if arrival.is_already_accepted else "accepted"
+            outcome: Outcome = "already_accepted" if arrival.is_already_accepted else "accepted"
             self._results.append(pushed(plan.target, plan.entry, outcome, ""))
             if plan.has_more:
                 self._todo.append(plan.target)
