@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,26 +84,27 @@ def _fetch(cache: Path, program: Path) -> None:
     npm = shutil.which("npm")
     if npm is None or (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip("Stripe's CLI: name it in STRIPE_CLI (it is fetched by npm on Linux x86-64 only)")
-    try:
-        done = subprocess.run(
-            [npm, "pack", PACKAGE, "--silent", "--pack-destination", str(cache)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"Stripe's CLI: {PACKAGE} could not be fetched within {PATIENCE_SECONDS} s; name it in STRIPE_CLI")
-    if done.returncode != 0:
-        pytest.skip(f"Stripe's CLI: {PACKAGE} could not be fetched; name it in STRIPE_CLI")
-    archive = cache / done.stdout.split()[-1]
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    assert digest == PACKAGE_SHA256, f"{PACKAGE} is not the one whose hash is written down: {digest}"
-    with tarfile.open(archive) as packed:
-        member = packed.extractfile("package/bin/stripe")
-        assert member is not None
-        fresh = program.with_suffix(f".{os.getpid()}")
-        fresh.write_bytes(member.read())
-    fresh.chmod(0o755)
-    fresh.replace(program)
-    archive.unlink()
+    # A folder of its own: another worker may be fetching it, too.
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        try:
+            done = subprocess.run(
+                [npm, "pack", PACKAGE, "--silent", "--pack-destination", folder],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=PATIENCE_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            pytest.skip(f"Stripe's CLI: {PACKAGE} not fetched within {PATIENCE_SECONDS} s; name it in STRIPE_CLI")
+        if done.returncode != 0:
+            pytest.skip(f"Stripe's CLI: {PACKAGE} could not be fetched; name it in STRIPE_CLI")
+        archive = Path(folder) / done.stdout.split()[-1]
+        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+        assert digest == PACKAGE_SHA256, f"{PACKAGE} is not the one whose hash is written down: {digest}"
+        fresh = Path(folder) / "stripe"
+        with tarfile.open(archive) as packed:
+            member = packed.extractfile("package/bin/stripe")
+            assert member is not None
+            fresh.write_bytes(member.read())
+        fresh.chmod(0o755)
+        fresh.replace(program)
