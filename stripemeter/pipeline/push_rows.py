@@ -35,8 +35,10 @@ from stripemeter.store.push_entries import Arrival, PushEntry, PushTarget
 
 PLANNED_TOGETHER = 200
 """Targets of one planning transaction."""
-CLAIMED_PER_WORKER = 8
-"""Rows that wait, claimed, for each sender: enough to share commits, few enough to be sent inside their lease."""
+CLAIMED_PER_WORKER = 25
+"""Rows that wait, claimed, for each sender: enough to share commits, few enough to be sent inside their lease.
+
+Measured: 8, 16 and 25 reach 0.68, 0.71 and 0.73 of the pace of a loop that remembers nothing."""
 SETTLE_WITHIN_SECONDS = 0.1  # allow-float: seconds
 """How long an acknowledged row waits for others to be written down with it."""
 STALE = "never sent, and now too old for Stripe"
