@@ -25,8 +25,9 @@ from stripemeter.demo.sending import Answers, SendingPlan, plan_sending, send_ev
 from stripemeter.errors import Unavailable
 from stripemeter.metering.deltas import first_open_day
 from stripemeter.pipeline.prove import TenantConservation, conservation
-from stripemeter.pipeline.push import has_unpushed_usage
 from stripemeter.pipeline.stripe_setup import bind, map_meter
+from stripemeter.store.postgres import transaction
+from stripemeter.store.reconciliations import load_local_days
 
 FOLD_SECONDS = 300
 PUSH_SECONDS = 600
@@ -83,7 +84,7 @@ def run_demo(
     stripe = _connect(pool, sink, tenant_id, sorted(events["customer_ref"].unique()), now)
     answers = tuple(_send(api_url, tenant_id, events, plan, show))
     show.step("waiting for Dagster to push what Stripe lacks")
-    _wait(lambda: not has_unpushed_usage(pool, now=datetime.now(UTC)), PUSH_SECONDS, "the push")
+    _wait(lambda: _is_pushed(pool, sink), PUSH_SECONDS, "the push")
     show.step("comparing every carrier, metric and day: source, usage API, Stripe")
     first_at_stripe = first_open_day(datetime.now(UTC))
     truth = events.group_by("customer_ref", "metric", day=pl.col("ts").dt.date()).agg(pl.col("quantity").sum())
@@ -152,6 +153,17 @@ def _connect(pool: ConnectionPool, sink: BillingSink, tenant_id: str, carriers: 
 def _is_folded(api_url: str) -> bool:
     answer = httpx2.get(f"{api_url}/health/ready", timeout=30)
     return bool(answer.status_code == 200 and answer.json()["metrics"]["writerLag"] == 0)
+
+
+def _is_pushed(pool: ConnectionPool, sink: BillingSink) -> bool:
+    """Stripe has acknowledged every day it takes, in one look: a row under way hides what else its customer lacks."""
+    now = datetime.now(UTC)
+    account = sink.account_id()
+    with transaction(pool) as tx:
+        days = load_local_days(
+            tx, stripe_account_id=account, mode=sink.mode, first_day=first_open_day(now), today=now.date()
+        )
+    return all(day.counted == day.accepted for day in days)
 
 
 def _wait(condition: Callable[[], bool], seconds: int, what: str) -> None:
