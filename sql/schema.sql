@@ -422,6 +422,7 @@ create table price_mappings (
     stripe_meter_id text,
     mode text not null check (mode in ('off', 'shadow', 'live')),
     created_at timestamptz not null,
+    late_policy text not null default 'hold' check (late_policy in ('hold', 'carry_forward')),
     updated_at timestamptz,
     constraint price_mappings_resolved
     check (mode = 'off' or (stripe_event_name is not null and stripe_meter_id is not null))
@@ -433,6 +434,7 @@ comment on column price_mappings.stripe_event_name is 'Null: off, and Stripe was
 comment on column price_mappings.billing_account_id is 'The account that bills, as it was said; null: stripe_account_id.';
 comment on column price_mappings.price_id is 'The price it was mapped by; null: it was mapped by an event name.';
 comment on column price_mappings.is_shadow is 'Which mode switching it on would give.';
+comment on column price_mappings.late_policy is 'What becomes of usage that Stripe no longer takes on its own day: kept and reported, or owed on the current one.';
 comment on column price_mappings.updated_at is 'Null: never changed.';
 comment on column price_mappings.mode is 'off: nothing is sent; shadow: to a test account; live: to the account that bills.';
 create unique index price_mappings_one_per_meter
@@ -715,6 +717,73 @@ comment on table push_segments is 'Segments of gauges (meters whose days do not 
 comment on column push_segments.pushes_from is 'The first day that takes deltas: it moves with what Stripe takes, and days before it stay as they were sent.';
 comment on column push_segments.closes_on is 'The last day with a whole minute in the segment.';
 
+create table push_carries (
+    id uuid primary key,
+    mapping_id uuid not null references price_mappings (id),
+    tenant_id text not null,
+    meter text not null,
+    customer_ref text not null,
+    from_segment_start timestamptz not null,
+    from_day date not null,
+    to_segment_start timestamptz not null,
+    to_day date not null,
+    quantity numeric not null check (quantity > 0),
+    carried_at timestamptz not null,
+    entry_id uuid references push_entries (id),
+    constraint push_carries_forward check (
+        from_segment_start <= to_segment_start
+        and from_day <= to_day
+        and (from_segment_start, from_day) <> (to_segment_start, to_day)
+    )
+);
+comment on table push_carries is 'Late usage that Stripe no longer takes on its own day, owed on another: it counts there and no longer on its own.';
+comment on column push_carries.entry_id is 'The row of the outbox that tells it to Stripe; null: none was planned yet.';
+create index push_carries_from on push_carries (mapping_id, customer_ref, from_day);
+create index push_carries_to on push_carries (mapping_id, customer_ref, to_day);
+
+create function flag_carries() returns trigger
+language plpgsql
+as $$
+begin
+    update push_carries as k
+    set entry_id = new.id
+    where
+        k.mapping_id = new.mapping_id
+        and k.customer_ref = new.customer_ref
+        and k.to_segment_start = new.segment_start
+        and k.to_day = new.day
+        and (
+            k.entry_id is null
+            or exists (
+                select 1 from push_entries as e
+                where e.id = k.entry_id and e.state in ('cancelled', 'rejected', 'rejected_async')
+            )
+        );
+    return null;
+end;
+$$;
+comment on function flag_carries() is 'Names the row of the outbox that tells late usage of another day; the next one, when that is not at Stripe.';
+create trigger push_entries_flag_carries after insert on push_entries
+for each row when (new.origin = 'planned') execute function flag_carries();
+
+create view carry_changes as
+select
+    mapping_id,
+    customer_ref,
+    from_segment_start as segment_start,
+    from_day as day,
+    -quantity as quantity
+from push_carries
+union all
+select
+    mapping_id,
+    customer_ref,
+    to_segment_start as segment_start,
+    to_day as day,
+    quantity
+from push_carries;
+comment on view carry_changes is 'What carrying late usage changed: less on its own day, more on the day it is owed on.';
+
 -- A gauge's number from the segment's start to the end of a day, less the same of the day before, so that the days add up
 -- to the segment's number. Days before pushes_from stay as they were sent and the first one that takes deltas is owed
 -- what they lack; days after closes_on have no whole minute and are told with it.
@@ -810,6 +879,15 @@ as $$
         and binding.customer_ref = coalesce(o.customer_ref, a.customer_ref)
         and a.effective_at >= segment.segment_start
         and a.effective_at < segment.segment_end
+    union all
+    select
+        least(greatest(k.day, segment.pushes_from), segment.closes_on) as day,
+        k.quantity as counted
+    from carry_changes as k
+    where
+        k.mapping_id = mapping.id
+        and k.customer_ref = binding.customer_ref
+        and k.segment_start = segment.segment_start
     union all
     select
         segment.pushes_from as day,
@@ -918,6 +996,28 @@ from (
         and a.reason <> 'late_event'
         and a.status = 'approved'
         and b.customer_ref = coalesce(o.customer_ref, a.customer_ref)
+    union all
+    select
+        m.id as mapping_id,
+        m.mode,
+        m.tenant_id,
+        m.meter,
+        b.customer_ref,
+        m.stripe_account_id,
+        m.stripe_event_name,
+        m.stripe_meter_id,
+        b.stripe_customer_id,
+        k.segment_start,
+        k.day,
+        k.quantity as counted,
+        0::numeric as planned,
+        0::numeric as accepted,
+        0::bigint as entry_count,
+        null::timestamptz as last_accepted_at
+    from price_mappings as m
+    inner join customer_bindings as b on m.tenant_id = b.tenant_id and m.stripe_account_id = b.stripe_account_id
+    inner join carry_changes as k on m.id = k.mapping_id and b.customer_ref = k.customer_ref
+    where m.mode <> 'off' and m.aggregation in ('sum', 'count')
     union all
     select
         m.id as mapping_id,
@@ -1373,6 +1473,27 @@ create table invoice_windows (
     constraint invoice_windows_ordered check (starts_at < ends_at)
 );
 comment on table invoice_windows is 'What an invoice bills of our usage: an item at a price over [starts_at, ends_at), whatever lines it has.';
+create index invoice_windows_by_mapping on invoice_windows (mapping_id, starts_at);
+
+create function is_segment_closed(mapping uuid, customer text, start timestamptz) returns boolean
+language sql
+stable
+cost 1000
+as $$
+    select exists (
+        select 1
+        from invoice_windows as w
+        inner join invoice_closings as c on w.stripe_account_id = c.stripe_account_id and w.invoice_id = c.invoice_id
+        where
+            w.mapping_id = mapping
+            and w.starts_at <= start
+            and w.ends_at > start
+            and c.customer_ref = customer
+            and c.finalized_at is not null
+    )
+$$;
+comment on function is_segment_closed(uuid, text, timestamptz) is
+'Whether an invoice that bills a segment is final: what Stripe is told of it now is on no invoice.';
 
 create table parity_proofs (
     stripe_account_id text not null,

@@ -13,7 +13,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.alias_generators import to_camel
 
-from stripemeter.metering.price_mappings import MappedAggregation, MappingMode
+from stripemeter.metering.price_mappings import LatePolicy, MappedAggregation, MappingMode
 from stripemeter_api.documents import Document
 from stripemeter_api.parameters import MAX_TEXT, Text
 
@@ -25,6 +25,10 @@ _Item = Annotated[str, Field(pattern="^si_.", max_length=MAX_TEXT, examples=["si
 _Currency = Annotated[str, Field(pattern="^[A-Za-z]{3}$", examples=["usd"])]
 _ACTIVE = "False: nothing is sent and Stripe is not asked (mode off). Absent: true."
 _BILLED = "What of the metric is billed; unique needs a meter that counts distinct values."
+_LATE = (
+    "Of usage that Stripe no longer takes on its own day (older than 34 days, or its invoice is final): hold keeps and "
+    "reports it, carry_forward bills what is lacking in the current period. Absent: hold."
+)
 _SHADOW = "True: usage goes to a test account only. False: to the account that bills."
 
 
@@ -47,6 +51,7 @@ class ChangedMapping(Document):
     )
     shadow_price_id: SkipValidation[_Price | None] = Field(None, description="The price there; absent: priceId.")
     shadow_subscription_item_id: SkipValidation[_Item | None] = None
+    late_policy: SkipValidation[LatePolicy | None] = Field(None, description=_LATE)
 
 
 class NewMapping(ChangedMapping):
@@ -75,6 +80,7 @@ class MappingRow(Document):
     shadow_stripe_account: str | None
     shadow_price_id: str | None
     shadow_subscription_item_id: str | None
+    late_policy: LatePolicy
     mode: MappingMode
     stripe_event_name: str | None = Field(description="Of the meter behind the price; null: Stripe was not asked yet.")
     stripe_meter_id: str | None

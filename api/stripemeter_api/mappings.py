@@ -179,6 +179,7 @@ def _row(mapping: PriceMapping) -> dict[str, Any]:
         "shadowStripeAccount": mapping.shadow_account_id,
         "shadowPriceId": mapping.shadow_price_id,
         "shadowSubscriptionItemId": mapping.shadow_subscription_item_id,
+        "latePolicy": mapping.late_policy,
         "mode": mapping.mode,
         "stripeEventName": mapping.stripe_event_name,
         "stripeMeterId": mapping.stripe_meter_id,

@@ -5,12 +5,13 @@
 insert into price_mappings (
     id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, stripe_meter_id, mode, created_at,
     billing_account_id, price_id, subscription_item_id, currency, is_shadow, shadow_account_id, shadow_price_id,
-    shadow_subscription_item_id
+    shadow_subscription_item_id, late_policy
 )
 values (
     %(id)s, %(tenant_id)s, %(meter)s, %(aggregation)s, %(stripe_account_id)s, %(stripe_event_name)s,
     %(stripe_meter_id)s, %(mode)s, %(created_at)s, %(billing_account_id)s, %(price_id)s, %(subscription_item_id)s,
-    %(currency)s, %(is_shadow)s, %(shadow_account_id)s, %(shadow_price_id)s, %(shadow_subscription_item_id)s
+    %(currency)s, %(is_shadow)s, %(shadow_account_id)s, %(shadow_price_id)s, %(shadow_subscription_item_id)s,
+    %(late_policy)s
 );
 
 -- name: replace_mapping
@@ -31,6 +32,7 @@ set
     shadow_account_id = %(shadow_account_id)s,
     shadow_price_id = %(shadow_price_id)s,
     shadow_subscription_item_id = %(shadow_subscription_item_id)s,
+    late_policy = %(late_policy)s,
     updated_at = %(updated_at)s
 where tenant_id = %(tenant_id)s and id = %(id)s;
 
@@ -44,7 +46,7 @@ where tenant_id = %(tenant_id)s and id = %(id)s;
 select
     id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, stripe_meter_id, mode, created_at,
     coalesce(billing_account_id, stripe_account_id), price_id, subscription_item_id, currency, is_shadow,
-    shadow_account_id, shadow_price_id, shadow_subscription_item_id, updated_at
+    shadow_account_id, shadow_price_id, shadow_subscription_item_id, late_policy, updated_at
 from price_mappings
 where id = %(id)s and (%(tenant_id)s::text is null or tenant_id = %(tenant_id)s)
 for update;
@@ -54,7 +56,7 @@ for update;
 select
     id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, stripe_meter_id, mode, created_at,
     coalesce(billing_account_id, stripe_account_id), price_id, subscription_item_id, currency, is_shadow,
-    shadow_account_id, shadow_price_id, shadow_subscription_item_id, updated_at
+    shadow_account_id, shadow_price_id, shadow_subscription_item_id, late_policy, updated_at
 from price_mappings
 where
     tenant_id = %(tenant_id)s
@@ -72,7 +74,7 @@ limit %(limit)s;
 select
     id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, stripe_meter_id, mode, created_at,
     coalesce(billing_account_id, stripe_account_id), price_id, subscription_item_id, currency, is_shadow,
-    shadow_account_id, shadow_price_id, shadow_subscription_item_id, updated_at
+    shadow_account_id, shadow_price_id, shadow_subscription_item_id, late_policy, updated_at
 from price_mappings
 where
     tenant_id = %(tenant_id)s
@@ -97,7 +99,7 @@ where id = %(mapping_id)s;
 select
     id, tenant_id, meter, aggregation, stripe_account_id, stripe_event_name, stripe_meter_id, mode, created_at,
     coalesce(billing_account_id, stripe_account_id), price_id, subscription_item_id, currency, is_shadow,
-    shadow_account_id, shadow_price_id, shadow_subscription_item_id, updated_at
+    shadow_account_id, shadow_price_id, shadow_subscription_item_id, late_policy, updated_at
 from price_mappings
 where %(tenant_id)s::text is null or tenant_id = %(tenant_id)s
 order by tenant_id, meter, created_at;

@@ -2,7 +2,8 @@
 
 -- name: find_targets
 -- One row per (mapped meter, bound customer) with something to do: an open row whose time has come, or a day inside the
--- window that is not what was sent. A row that Stripe refused stops its customer; so does a row in flight.
+-- window that is not what was sent. A row that Stripe refused stops its customer; so does a row in flight. Of a segment
+-- whose invoice is final nothing is sent here or anywhere below; `case` asks that of lacking days alone.
 with lacking as (
     select distinct
         mapping_id,
@@ -19,7 +20,7 @@ with lacking as (
         and mode = %(mode)s
         and day >= %(first_day)s
         and day <= %(today)s
-        and counted <> planned
+        and case when counted <> planned then not is_segment_closed(mapping_id, customer_ref, segment_start) end
 )
 
 select
@@ -85,7 +86,7 @@ where
     d.mode = any(%(modes)s)
     and d.day >= %(first_day)s
     and d.day <= %(today)s
-    and d.counted <> d.planned
+    and case when d.counted <> d.planned then not is_segment_closed(d.mapping_id, d.customer_ref, d.segment_start) end
     and not exists (
         select 1 from push_entries as e
         where
@@ -146,7 +147,7 @@ cross join
             and customer_ref = t.customer_ref
             and day >= %(first_day)s
             and day <= %(today)s
-            and counted <> planned
+            and case when counted <> planned then not is_segment_closed(mapping_id, customer_ref, segment_start) end
         offset 0
     ) as d
 order by t.place, d.day, d.segment_start;
@@ -348,13 +349,25 @@ where
 -- Days that Stripe no longer takes and that are not what was sent.
 select count(*)
 from push_days
-where stripe_account_id = %(stripe_account_id)s and mode = %(mode)s and day < %(first_day)s and counted <> planned;
+where
+    stripe_account_id = %(stripe_account_id)s
+    and mode = %(mode)s
+    and case
+        when counted <> planned
+            then day < %(first_day)s or is_segment_closed(mapping_id, customer_ref, segment_start)
+    end;
 
 -- name: list_held
 -- The newest of them.
 select tenant_id, meter, customer_ref, segment_start, day, counted - planned as lacking
 from push_days
-where stripe_account_id = %(stripe_account_id)s and mode = %(mode)s and day < %(first_day)s and counted <> planned
+where
+    stripe_account_id = %(stripe_account_id)s
+    and mode = %(mode)s
+    and case
+        when counted <> planned
+            then day < %(first_day)s or is_segment_closed(mapping_id, customer_ref, segment_start)
+    end
 order by day desc, tenant_id, meter, customer_ref
 limit %(limit)s;
 

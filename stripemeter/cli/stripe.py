@@ -155,7 +155,7 @@ def status(
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Mappings, bindings, the outbox and the last verdicts, from our tables; Stripe is not asked."""
-    from stripemeter.store import mappings, push_doubts, push_entries, reconciliations, stripe_events
+    from stripemeter.store import late_usage, mappings, push_doubts, push_entries, reconciliations, stripe_events
     from stripemeter.store.postgres import transaction
 
     with _pool() as pool, transaction(pool) as tx:
@@ -166,6 +166,7 @@ def status(
             "waiting_for_an_operator": [
                 entry for entry in push_entries.list_blocking(tx) if tenant in (None, entry.tenant_id)
             ],
+            "late_usage_carried": late_usage.list_carries(tx, tenant_id=tenant),
             "days": reconciliations.count_verdicts(tx, tenant_id=tenant),
             "differences": reconciliations.list_verdicts(tx, tenant_id=tenant),
             "rows_doubted": push_doubts.count_open(tx),

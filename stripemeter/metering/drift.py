@@ -98,7 +98,7 @@ def repair_plan(cause: Cause | None) -> str:
         case None:
             return ""
         case "unsent":
-            return "push: the next push sends it, or `stripemeter repair apply`"
+            return "push: the next push sends it, or `stripemeter repair apply`, unless its invoice is final"
         case "in_flight":
             return "wait: a push is under way, or Stripe has not summed it up yet"
         case "rejected":

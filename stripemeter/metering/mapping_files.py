@@ -204,7 +204,7 @@ def _parse_binding(document: object, field: str) -> Binding:
 
 
 def _entry(statement: MappingStatement) -> dict[str, Any]:
-    defaults: Mapping[str, object] = {"active": True, "shadow": False}
+    defaults: Mapping[str, object] = {"active": True, "shadow": False, "latePolicy": "hold"}
     return {
         name: value
         for name, value in statement_document(statement).items()

@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 from stripemeter.metering.parsing import invalid, members_of, parse_text, shown, within
 
 MappingMode = Literal["off", "shadow", "live"]
+LatePolicy = Literal["hold", "carry_forward"]
+"""What becomes of usage that Stripe no longer takes on its own day: kept and reported, or owed on the current one."""
 MappedAggregation = Literal["sum", "count", "min", "max", "last", "unique"]
 """What of a meter can be billed. Each makes one number of a segment that its events alone decide, so deltas can add up
 to it; a time-weighted number grows while nothing happens, and averages and percentiles are no quantities."""
@@ -41,6 +43,7 @@ MEMBERS = (
     "shadowStripeAccount",
     "shadowPriceId",
     "shadowSubscriptionItemId",
+    "latePolicy",
 )
 
 
@@ -61,6 +64,7 @@ class MappingStatement:
         shadow_account_id: the test account, where it is another.
         shadow_price_id: the price there.
         shadow_subscription_item_id: the item there.
+        late_policy: what becomes of usage that Stripe no longer takes on its own day.
     """
 
     metric: str
@@ -75,6 +79,7 @@ class MappingStatement:
     shadow_account_id: str | None = None
     shadow_price_id: str | None = None
     shadow_subscription_item_id: str | None = None
+    late_policy: LatePolicy = "hold"
 
     @property
     def mode(self) -> MappingMode:
@@ -131,6 +136,7 @@ def parse_statement(document: object, field: str = "") -> MappingStatement:
         shadow_account_id=ids["shadowStripeAccount"],
         shadow_price_id=ids["shadowPriceId"],
         shadow_subscription_item_id=ids["shadowSubscriptionItemId"],
+        late_policy=_parse_late_policy(members, field),
     )
 
 
@@ -149,6 +155,7 @@ def statement_document(statement: MappingStatement) -> dict[str, Any]:
         "shadowStripeAccount": statement.shadow_account_id,
         "shadowPriceId": statement.shadow_price_id,
         "shadowSubscriptionItemId": statement.shadow_subscription_item_id,
+        "latePolicy": statement.late_policy,
     }
 
 
@@ -187,6 +194,15 @@ def _parse_event_name(members: Mapping[str, Any], field: str) -> str | None:
     if "eventName" not in members:
         return None
     return parse_text(members["eventName"], within(field, "eventName"), most=MAX_NAME)
+
+
+def _parse_late_policy(members: Mapping[str, Any], field: str) -> LatePolicy:
+    found = members.get("latePolicy", "hold")
+    for known in get_args(LatePolicy):
+        if found == known:
+            policy: LatePolicy = known
+            return policy
+    raise invalid(f"must be one of {', '.join(get_args(LatePolicy))}, not {shown(found)}", within(field, "latePolicy"))
 
 
 def _parse_currency(members: Mapping[str, Any], field: str) -> str | None:

@@ -153,6 +153,7 @@ def statement_of(mapping: PriceMapping) -> MappingStatement:
             "shadowStripeAccount": mapping.shadow_account_id,
             "shadowPriceId": mapping.shadow_price_id,
             "shadowSubscriptionItemId": mapping.shadow_subscription_item_id,
+            "latePolicy": mapping.late_policy,
         }
     )
 
@@ -247,6 +248,7 @@ def _checked(
         shadow_account_id=said.shadow_account_id,
         shadow_price_id=said.shadow_price_id,
         shadow_subscription_item_id=said.shadow_subscription_item_id,
+        late_policy=said.late_policy,
     )
     if mapping.mode == "off":
         if before.stripe_meter_id is not None and _feeds(said) == _feeds(statement_of(before)):

@@ -24,6 +24,7 @@ from stripemeter.errors import NotAllowed
 from stripemeter.metering.deltas import current_minute, first_open_day, whole_minutes
 from stripemeter.metering.segments import day_segment
 from stripemeter.pipeline.import_target import find_unread
+from stripemeter.pipeline.late_usage import carry_late_usage, find_carries
 from stripemeter.pipeline.prove import load_conservation
 from stripemeter.pipeline.push_row import DEFAULT_RETRIES, Outcome, Pushed, PushRun, RetryPolicy
 from stripemeter.pipeline.push_row import pushed as report_target
@@ -40,7 +41,7 @@ MAX_ROWS = 1000
 """Most rows of a report; the counts are of all of them."""
 MOST_NAMED = 20
 """Tenants named in a report's reason; their number is always told."""
-HELD_REASON = "outside Stripe's window: older than 34 days"
+HELD_REASON = "outside Stripe's window: older than 34 days, or its invoice is final"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ class PushReport:
         waiting: days that must wait for their next free minute.
         rejected: refused by Stripe in this push.
         blocked: customers that wait for an operator because of an earlier refusal.
-        held: days older than Stripe takes, never sent; kept and reported, never counted as drift.
+        held: days older than Stripe takes or on a final invoice, not sent; kept and reported.
         stopped: why the push ended early or left tenants out; empty when it did not.
         rows: what an operator should read first, at most MAX_ROWS.
     """
@@ -125,6 +126,7 @@ def push_usage(
         epoch = _require_same_database(tx, witness)
         open_segments(tx, now=now)
         broken = {tenant.tenant_id for tenant in load_conservation(tx) if not tenant.holds}
+        carry_late_usage(tx, modes=[sink.mode], stripe_account_id=account, left_out=broken, now=now)
         found = push_entries.find_targets(
             tx, stripe_account_id=account, mode=sink.mode, first_day=first, today=today, now=now
         )
@@ -163,7 +165,9 @@ def has_unpushed_usage(pool: ConnectionPool, *, now: datetime, modes: Sequence[M
             today=now.astimezone(UTC).date(),
             minute=current_minute(now),
         )
-        return any(_can_stamp(tx, day) for day in unpushed)
+        if any(_can_stamp(tx, day) for day in unpushed):
+            return True
+        return bool(find_carries(tx, modes=modes, stripe_account_id=None, left_out=(), now=now))
 
 
 def _require_mapped_account(tx: Tx, account: str, mode: Mode, connected_accounts: Collection[str]) -> None:

@@ -17,6 +17,7 @@ from psycopg_pool import ConnectionPool
 from stripemeter.billing.sink import BillingSink
 from stripemeter.metering.deltas import choose_minute, first_open_day, sendable
 from stripemeter.metering.segments import day_segment
+from stripemeter.pipeline.late_usage import carry_late_usage
 from stripemeter.pipeline.prove import load_conservation
 from stripemeter.pipeline.push_segments import open_segments
 from stripemeter.store import push_entries, push_epochs
@@ -63,7 +64,7 @@ class PushPlan:
         events: to be sent or settled.
         quantity: what they add up to.
         blocked: customers that wait for an operator because of an earlier refusal.
-        held: days older than Stripe takes, never sent.
+        held: days older than Stripe takes or on a final invoice, not sent.
         left_out: tenants whose events do not add up: nothing of them is sent.
         fenced: why nothing at all is sent: this is not the database usage was pushed from; empty when it is.
         rows: by tenant, meter, customer, day and segment.
@@ -89,10 +90,11 @@ def plan_push(pool: ConnectionPool, sink: BillingSink, *, now: datetime) -> Push
     """
     account = sink.account_id()
     first, today = first_open_day(now), now.astimezone(UTC).date()
-    # Segments that began since the last push are opened as that would, and the opening is taken back.
+    # Segments are opened and late usage is carried as a push would, and both are taken back.
     with transaction(pool) as tx, tx.transaction(force_rollback=True):
         open_segments(tx, now=now)
         broken = {tenant.tenant_id for tenant in load_conservation(tx) if not tenant.holds}
+        carry_late_usage(tx, modes=[sink.mode], stripe_account_id=account, left_out=broken, now=now)
         targets = push_entries.find_targets(
             tx, stripe_account_id=account, mode=sink.mode, first_day=first, today=today, now=now
         )

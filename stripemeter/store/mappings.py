@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 
 from stripemeter.errors import Conflict, NotFound
-from stripemeter.metering.price_mappings import MappingMode
+from stripemeter.metering.price_mappings import LatePolicy, MappingMode
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
 
@@ -44,6 +44,7 @@ class PriceMapping:
         shadow_account_id: the account for shadow pushes, where it is another.
         shadow_price_id: the price there.
         shadow_subscription_item_id: the item there.
+        late_policy: what becomes of usage that Stripe no longer takes on its own day.
         updated_at: None: never changed.
     """
 
@@ -64,6 +65,7 @@ class PriceMapping:
     shadow_account_id: str | None = None
     shadow_price_id: str | None = None
     shadow_subscription_item_id: str | None = None
+    late_policy: LatePolicy = "hold"
     updated_at: datetime | None = None
 
 
