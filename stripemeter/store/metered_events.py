@@ -27,10 +27,11 @@ from stripemeter.metering.days import day_bounds, day_of
 from stripemeter.metering.filters import EventView, look_up, text_of
 from stripemeter.metering.frames import INSTANT
 from stripemeter.metering.meters import OTHER, decode_meta
+from stripemeter.metering.parts import parts_of_frame
 from stripemeter.metering.readings import read_meters
 from stripemeter.metering.rulebook import Rulebook, TenantRules
 from stripemeter.metering.segments import BEGINNING
-from stripemeter.store.metered_usage import Head, load_events, load_levels, metrics_of, parts_of_frame, refs_of
+from stripemeter.store.metered_usage import Head, load_events, load_levels, metrics_of, refs_of
 from stripemeter.store.postgres import Tx
 from stripemeter.store.usage_windows import UsageQuestion, refuse_too_much
 

@@ -17,12 +17,12 @@ import polars as pl
 from psycopg import sql
 
 from stripemeter.errors import InvariantBroken, TookTooLong, Unavailable
-from stripemeter.metering.aggregation import Counted, aggregate
+from stripemeter.metering.aggregation import aggregate
 from stripemeter.metering.answers import Part, overlap
-from stripemeter.metering.averages import add
 from stripemeter.metering.countings import Counting, counted_as, counted_otherwise
 from stripemeter.metering.days import day_bounds
 from stripemeter.metering.frames import LEDGER_EVENTS
+from stripemeter.metering.parts import parts_of_frame
 from stripemeter.metering.readings import UNMATCHED, read_meters
 from stripemeter.metering.rulebook import Rulebook, TenantRules
 from stripemeter.metering.segments import BEGINNING, Segment
@@ -37,7 +37,6 @@ UNFILTERED: Mapping[str, object] = {"known_at": None, "source": None, "resource_
 """Of `load_events`: all of them, as of now."""
 MOST_ROWS = 1_000_000
 """Rows of one read: seconds of work."""
-_Key = tuple[str, str, date, datetime, str, bool]
 _PART = tuple(name for name in Part.__dataclass_fields__ if name != "items")
 
 
@@ -294,27 +293,6 @@ def load_adjustments(
     ]
 
 
-def parts_of_frame(counted: Counted) -> list[Part]:
-    """Aggregated states as parts."""
-    items: defaultdict[_Key, dict[str, int]] = defaultdict(dict)
-    for row in counted.items.iter_rows(named=True):
-        found = items[_key(row)]
-        found[row["item"]] = found.get(row["item"], 0) + row["item_count"]
-    parts = []
-    for row in counted.counters.iter_rows(named=True):
-        quantity_sum = add(row["sum_whole"], row["sum_fraction"])
-        unit = row["unit_microseconds"]
-        parts.append(
-            Part(
-                **{name: row[name] for name in _PART if name not in ("quantity_sum", "unit_microseconds")},
-                quantity_sum=quantity_sum,
-                unit_microseconds=None if unit is None else Decimal(unit),
-                items=items.get(_key(row), {}),
-            )
-        )
-    return parts
-
-
 def _reading(
     rules: TenantRules, head: Head, tenant_id: str, customers: Collection[str] | None, meters: Collection[str] | None
 ) -> dict[str, object]:
@@ -392,7 +370,3 @@ def _overlapping(pending: Iterable[Part], stored: Iterable[Part], weighted: Coll
             if overlap(part, other)
         }
     )
-
-
-def _key(row: Mapping[str, Any]) -> _Key:
-    return row["customer_ref"], row["meter"], row["day"], row["segment_start"], row["dimensions"], row["is_late"]
