@@ -2,6 +2,7 @@
 
     StripeMeterError
     ├── InvalidInput        the caller sent something we cannot accept
+    │   └── ScenarioError   a scenario that cannot be read, or cannot be run
     ├── NotAllowed          the caller may not do this
     ├── NotFound            no such thing for this tenant
     ├── Conflict            it clashes with what is already recorded
@@ -41,6 +42,12 @@ class InvalidInput(StripeMeterError):
         super().__init__(message)
         self.field = field
         self.index = index
+
+
+class ScenarioError(InvalidInput):
+    """A scenario that cannot be read, or cannot be run; `field` is the path in its document."""
+
+    code = "invalid_scenario"
 
 
 class NotAllowed(StripeMeterError):

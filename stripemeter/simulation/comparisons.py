@@ -1,30 +1,54 @@
 """Comparing: what a scenario expects against what came out, and how far an amount may be off.
 
-Belongs here: tolerances, differences. Does not: what there is to expect (`expectations`).
+Belongs here: tolerances, shapes of what may be expected, one assertion for each value. Does not: which shapes there are
+(`expectations`).
 
 An amount passes when it is off by at most `absolute` *and* by at most `relative` of what is expected. A relative
-tolerance alone would let an invoice of a million be wrong by thousands, an absolute one alone would let 0 pass for 0.50;
-both are bounded as well. Quantities, counts and texts are exact, and so is an amount of 0.
+tolerance alone would let an invoice of a million be wrong by thousands, an absolute one alone would let 0.50 pass for
+0; both are bounded as well. Quantities, unit prices, counts and texts are exact, and so is an amount of 0.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Context, Decimal
-from typing import Any
+from typing import Any, Literal
 
-from stripemeter.pricing.reading import members_of, parse_number, plain, refused, within
+from stripemeter.errors import InvalidInput
+from stripemeter.pricing.reading import (
+    elements_of,
+    instant_text,
+    members_of,
+    parse_instant,
+    parse_number,
+    parse_text,
+    plain,
+    refused,
+    within,
+)
 
 MOST_ABSOLUTE = Decimal(1)
 """Major units: more than roundings make, less than anybody would miss."""
 MOST_RELATIVE = Decimal("0.01")
-AMOUNTS = frozenset({"total", "subtotal", "tax", "credits", "adjustments", "unitPrice", "applied", "remaining"})
-"""Members that are money; `amount` stands for an expectation that is one amount."""
+
+Leaf = Literal["amount", "number", "text", "instant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """Shape of a list, or of an object whose members are named by the scenario (`is_named`)."""
+
+    shape: Any
+    is_named: bool = False
+
+
+Shape = Leaf | Each | Mapping[str, Any]
+"""What may be expected somewhere: a value, a list or an object of known members."""
 
 _EXACT = Context(prec=200)
-_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_LEAVES = {"amount": parse_number, "number": parse_number, "text": parse_text, "instant": parse_instant}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,33 +67,44 @@ EXACTLY = Tolerances()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """Something that is not what was expected.
+class Assertion:
+    """One expected value and what came.
 
     Args:
         path: where in the scenario it is expected.
-        actual: what came out, as text; None: nothing.
-        expected: what should have; None: nothing.
-        diff: actual less expected, of two numbers.
-        is_tolerated: the scenario's tolerances let it pass.
+        instant: when, on the scenario's clock; None: of an invoice without a clock.
+        expected: as text; None: nothing.
+        actual: as text; None: nothing came.
+        difference: actual less expected, of two numbers.
+        passed: equal, or an amount within the tolerances.
     """
 
     path: str
-    actual: str | None
+    instant: datetime | None
     expected: str | None
-    diff: Decimal | None = None
-    is_tolerated: bool = False
+    actual: str | None
+    difference: Decimal | None
+    passed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; numbers as strings."""
+        return {
+            "path": self.path,
+            "instant": None if self.instant is None else instant_text(self.instant),
+            "expected": self.expected,
+            "actual": self.actual,
+            "difference": None if self.difference is None else plain(self.difference),
+            "passed": self.passed,
+        }
 
 
 def parse_tolerances(document: object, field: str) -> Tolerances:
-    """The tolerances of a document; the original's form, with bounds.
+    """The tolerances of a document; the original's form, with bounds. Without `absolute` nothing is tolerated.
 
     Raises:
         InvalidInput: they could hide a real difference, or are none.
     """
     members = members_of(document, ("absolute", "relative"), field)
-    if "relative" in members and "absolute" not in members:
-        raise refused("needs absolute beside it: the most that a percentage of a great amount may be", f"{field}.relative")
     absolute = parse_number(members.get("absolute", 0), within(field, "absolute"))
     relative = parse_number(members.get("relative", MOST_RELATIVE), within(field, "relative"))
     for name, number, most in (("absolute", absolute, MOST_ABSOLUTE), ("relative", relative, MOST_RELATIVE)):
@@ -78,63 +113,100 @@ def parse_tolerances(document: object, field: str) -> Tolerances:
     return Tolerances(absolute=absolute, relative=relative)
 
 
+def check_expected(document: object, shape: Shape, path: str) -> None:
+    """Refuse an expectation that nothing could ever meet.
+
+    Raises:
+        InvalidInput: a member nobody knows, no number where one belongs, or nothing expected at all.
+    """
+    match shape:
+        case Mapping():
+            members = _stated(document, shape, path)
+            for name, value in members.items():
+                check_expected(value, shape[name], within(path, name))
+        case Each(shape=inner, is_named=True):
+            if not isinstance(document, Mapping) or not document:
+                raise refused("must be an object of at least one name", path)
+            for name, value in document.items():
+                check_expected(value, inner, within(path, parse_text(name, path)))
+        case Each(shape=inner):
+            for number, value in enumerate(elements_of(document, path)):
+                check_expected(value, inner, within(path, number))
+        case _ if document is not None:
+            _LEAVES[shape](document, path)
+
+
 def compare(
-    actual: object, expected: object, tolerances: Tolerances, path: str, *, name: str = ""
-) -> Iterator[Difference]:
-    """Every difference between two documents, tolerated ones marked.
+    actual: object, expected: object, shape: Shape, tolerances: Tolerances, path: str, instant: datetime | None = None
+) -> Iterator[Assertion]:
+    """One assertion for each expected value.
 
     Args:
-        actual: JSON-able, amounts and quantities as decimal strings.
+        actual: what came: JSON-able, amounts and quantities as decimal strings.
         expected: of an object those members that are expected; of a list all elements.
+        shape: of both.
         tolerances: of amounts.
         path: where `expected` stands.
-        name: what is compared: amounts are tolerated by their name.
+        instant: when it is expected.
     """
-    match expected:
-        case Mapping():
+    match shape:
+        case Mapping() | Each(is_named=True) if isinstance(expected, Mapping):
             found = actual if isinstance(actual, Mapping) else {}
-            for member, wanted in expected.items():
-                yield from compare(found.get(member), wanted, tolerances, within(path, member), name=member)
-        case list():
-            yield from _compare_lists(actual, expected, tolerances, path)
+            for name, wanted in expected.items():
+                inner = shape.shape if isinstance(shape, Each) else shape[name]
+                yield from compare(found.get(name), wanted, inner, tolerances, within(path, name), instant)
+        case Each(shape=inner) if isinstance(expected, list | tuple):
+            listed = actual if isinstance(actual, list) else []
+            yield _assertion(len(listed), len(expected), "number", tolerances, f"{path}.length", instant)
+            for number, wanted in enumerate(expected):
+                each = listed[number] if number < len(listed) else None
+                yield from compare(each, wanted, inner, tolerances, within(path, number), instant)
         case _:
-            yield from _compare_values(actual, expected, tolerances, path, name)
+            yield _assertion(actual, expected, shape, tolerances, path, instant)
 
 
-def _compare_lists(actual: object, expected: list[Any], tolerances: Tolerances, path: str) -> Iterator[Difference]:
-    found = actual if isinstance(actual, list) else []
-    if len(found) != len(expected):
-        missing = Decimal(len(found) - len(expected))
-        yield Difference(path=f"{path}.length", actual=str(len(found)), expected=str(len(expected)), diff=missing)
-    for number, (each, wanted) in enumerate(zip(found, expected, strict=False)):
-        yield from compare(each, wanted, tolerances, within(path, number))
+def _assertion(
+    actual: object, expected: object, shape: Shape, tolerances: Tolerances, path: str, instant: datetime | None
+) -> Assertion:
+    one, other = _value(actual, shape), _value(expected, shape)
+    difference = None
+    passed = one == other
+    if isinstance(one, Decimal) and isinstance(other, Decimal):
+        difference = _EXACT.subtract(one, other)
+        passed = abs(difference) <= (tolerances.allowed(other) if shape == "amount" else 0)
+    return Assertion(
+        path=path, instant=instant, expected=_shown(other), actual=_shown(one), difference=difference, passed=passed
+    )
 
 
-def _compare_values(
-    actual: object, expected: object, tolerances: Tolerances, path: str, name: str
-) -> Iterator[Difference]:
-    one, other = _number(actual), _number(expected)
-    if one is None or other is None:
-        if actual != expected:
-            yield Difference(path=path, actual=_shown(actual), expected=_shown(expected))
-        return
-    diff = _EXACT.subtract(one, other)
-    if diff:
-        is_tolerated = (name in AMOUNTS or name == "amount") and abs(diff) <= tolerances.allowed(other)
-        yield Difference(path=path, actual=plain(one), expected=plain(other), diff=diff, is_tolerated=is_tolerated)
-
-
-def _number(value: object) -> Decimal | None:
-    match value:
-        case bool():
-            return None
-        case int() | Decimal():
-            return Decimal(value)
-        case str() if _NUMBER.fullmatch(value):
-            return Decimal(value)
-        case _:
-            return None
+def _value(document: object, shape: Shape) -> object:
+    """What is compared: numbers as numbers and instants as instants, however they are written."""
+    if document is None:
+        return None
+    try:
+        match shape:
+            case "amount" | "number":
+                return parse_number(document, "")
+            case "instant":
+                return parse_instant(document, "")
+    except InvalidInput:
+        return str(document)
+    return str(document)
 
 
 def _shown(value: object) -> str | None:
-    return None if value is None else str(value)
+    match value:
+        case None:
+            return None
+        case Decimal():
+            return plain(value)
+        case datetime():
+            return instant_text(value)
+    return str(value)
+
+
+def _stated(document: object, shape: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    members_of(document, tuple(shape), path)
+    if not isinstance(document, Mapping) or not document:
+        raise refused(f"must expect something: one of {', '.join(shape)}", path)
+    return document

@@ -125,7 +125,9 @@ def _of(document: object, member: str, currency: str, field: str) -> InvoiceInpu
     # An invoice refuses a minimum for usage it does not have; here nobody has any yet.
     named = metrics[0] if isinstance(metrics, list) and metrics else "usage"
     usage = [{"metric": named, "priceConfig": _free(currency)}]
-    return _terms(usage, currency, {member: [document]}, {f"{member}[0]": field, "usageItems[0].metric": f"{field}.metrics[0]"})
+    return _terms(
+        usage, currency, {member: [document]}, {f"{member}[0]": field, "usageItems[0].metric": f"{field}.metrics[0]"}
+    )
 
 
 def _terms(

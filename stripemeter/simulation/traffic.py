@@ -2,7 +2,7 @@
 
 Belongs here: their documents, deliveries. Does not: what becomes of a delivered event (`ledger`).
 
-    events: [{"metric": "api_calls", "quantity": 5, "ts": "2026-01-31T23:59:59Z", "idempotencyKey": "evt-1", "times": 2}]
+    events: [{"metric": "calls", "quantity": 5, "ts": "2026-01-31T23:59:59Z", "idempotencyKey": "evt-1", "times": 2}]
     generate: {"metric": "api_calls", "count": 1000, "quantity": {"least": 1, "most": 5}, "until": "2026-02-01",
                "late": {"every": 10, "by": "PT36H"}, "duplicate": {"every": 4, "after": "PT5M"}}
 """
