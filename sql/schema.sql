@@ -1458,6 +1458,7 @@ comment on column invoice_closings.message is 'What it waits for, or why it fail
 comment on column invoice_closings.released_at is 'When a person took its difference upon themselves.';
 create index invoice_closings_open on invoice_closings (stripe_account_id, mode, settles_at) where closed_at is null;
 create index invoice_closings_by_tenant on invoice_closings (tenant_id, created_at);
+create index invoice_closings_final on invoice_closings (customer_ref) where finalized_at is not null;
 
 create table invoice_windows (
     stripe_account_id text not null,

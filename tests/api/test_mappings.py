@@ -78,13 +78,15 @@ def test_a_mapping_is_made_read_changed_and_deleted(keyed: Api, account: StripeA
     """The row shows the meter behind the price; what was not sent stays; a deleted mapping is gone."""
     made = create(keyed, of(account, tenant, currency="USD"))
     assert (made["mode"], made["active"], made["shadow"]) == ("shadow", True, True)
-    assert (made["stripeEventName"], made["currency"]) == ("calls", "usd")
+    assert (made["stripeEventName"], made["currency"], made["latePolicy"]) == ("calls", "usd", "hold")
     path = f"/v1/mappings/{made['id']}"
     assert keyed.get(path).json() == made == rows(keyed, tenant)[0]
     changed = keyed.put(path, json={"active": False, "currency": None}).json()
     assert (changed["mode"], changed["shadow"], changed["currency"]) == ("off", True, None)
     assert (changed["stripeMeterId"], changed["metric"]) == (made["stripeMeterId"], "calls")
     assert keyed.put(path, json={"active": True}).json()["mode"] == "shadow"
+    assert keyed.put(path, json={"latePolicy": "carry_forward"}).json()["latePolicy"] == "carry_forward"
+    assert keyed.put(path, json={"latePolicy": None}).json()["latePolicy"] == "hold"
     assert keyed.delete(path).status_code == 204
     assert (keyed.get(path).status_code, keyed.delete(path).status_code, rows(keyed, tenant)) == (404, 404, [])
 
@@ -106,6 +108,7 @@ def test_a_mapping_is_made_read_changed_and_deleted(keyed: Api, account: StripeA
         ({"aggregation": "unique"}, "aggregation"),
         ({"aggregation": "time_weighted"}, "aggregation"),
         ({"pricedId": "price_1"}, "pricedId"),
+        ({"latePolicy": "drop"}, "latePolicy"),
     ],
 )
 def test_a_member_that_is_not_as_it_must_be_is_named(

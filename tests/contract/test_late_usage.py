@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
 from psycopg_pool import ConnectionPool
@@ -17,6 +16,7 @@ from stripemeter.pipeline.reconcile import reconcile_usage
 from stripemeter.store.late_usage import list_carries
 from stripemeter.store.postgres import transaction
 from tests.emulator import RunningEmulator
+from tests.late_usage_bench import invoice, set_policy, since
 from tests.stripe_bench import NO_PAUSE, NOW, TODAY, StripeBench, open_bench
 
 OLD = date(2026, 10, 10)
@@ -30,21 +30,13 @@ def bench(pool: ConnectionPool, emulator: RunningEmulator) -> StripeBench:
     """A mapping and a customer since September."""
     made = open_bench(pool, emulator)
     made.bind()
-    since(made, datetime(2026, 9, 1, tzinfo=UTC))
+    since(made)
     return made
-
-
-def since(bench: StripeBench, at: datetime) -> None:
-    """Mapping and customer were recorded then."""
-    with transaction(bench.pool) as tx:
-        tx.execute("update price_mappings set created_at = %s", (at,))
-        tx.execute("update customer_bindings set created_at = %s", (at,))
 
 
 def carry_forward(bench: StripeBench) -> None:
     """The mapping's policy."""
-    with transaction(bench.pool) as tx:
-        tx.execute("update price_mappings set late_policy = 'carry_forward'")
+    set_policy(bench, "carry_forward")
 
 
 def push(bench: StripeBench, now: datetime = NOW) -> PushReport:
@@ -57,30 +49,6 @@ def carries(bench: StripeBench) -> list[tuple[date, date, Decimal]]:
     """What was carried: from, to, how much."""
     with transaction(bench.pool) as tx:
         return [(carry.from_day, carry.to_day, carry.quantity) for carry in reversed(list_carries(tx))]
-
-
-def invoice(bench: StripeBench, start: datetime, end: datetime, *, finalized_at: datetime | None) -> None:
-    """An invoice that bills a segment, as closing keeps it."""
-    with transaction(bench.pool) as tx:
-        values: dict[str, Any] = {
-            "account": bench.sink.account_id(),
-            "tenant": bench.tenant,
-            "start": start,
-            "end": end,
-        }
-        tx.execute(
-            "insert into invoice_closings (stripe_account_id, invoice_id, mode, tenant_id, customer_ref, "
-            "stripe_customer_id, control, state, created_at, found_at, settles_at, is_grace_short, finalized_at) "
-            "values (%(account)s, 'in_1', 'shadow', %(tenant)s, 'ada', 'cus_1', 'observe', 'finalized', %(end)s, "
-            "%(end)s, %(end)s, false, %(finalized)s) on conflict (stripe_account_id, invoice_id) do update "
-            "set finalized_at = excluded.finalized_at",
-            values | {"finalized": finalized_at},
-        )
-        tx.execute(
-            "insert into invoice_windows select %(account)s, 'in_1', 'si_1', 'price_1', %(start)s, %(end)s, id, meter "
-            "from price_mappings on conflict do nothing",
-            values,
-        )
 
 
 def test_held_is_the_default(bench: StripeBench) -> None:

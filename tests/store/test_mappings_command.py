@@ -89,6 +89,24 @@ def test_a_change_shows_each_member_and_prune_switches_off(runner: CliRunner, fi
     assert "active: false" in "\n".join(mappings(runner, "export", "--tenant", "acme"))
 
 
+def test_a_late_policy_is_said_shown_and_exported(runner: CliRunner, file: Path) -> None:
+    """Where it is not `hold`; a policy that does not exist is refused by its place."""
+    text = file.read_text()
+    mappings(runner, "apply", str(file))
+    assert "latePolicy" not in "\n".join(mappings(runner, "export", "--tenant", "acme"))
+    file.write_text(text.replace("shadow: true", "shadow: true, latePolicy: carry_forward"))
+    assert mappings(runner, "diff", str(file), status=1)[1:] == ['  latePolicy: "hold" -> "carry_forward"']
+    mappings(runner, "apply", str(file))
+    exported = mappings(runner, "export", "--tenant", "acme")
+    assert "latePolicy: carry_forward" in "\n".join(exported)
+    file.write_text("\n".join(exported))
+    assert mappings(runner, "diff", str(file), "--prune") == []
+    file.write_text(text.replace("shadow: true", "shadow: true, latePolicy: next_month"))
+    with pytest.raises(InvalidInput, match="must be one of hold, carry_forward") as refused:
+        mappings(runner, "diff", str(file))
+    assert refused.value.field == "mappings[0].latePolicy"
+
+
 def test_what_the_account_refuses_is_not_recorded(runner: CliRunner, file: Path, account: StripeAccount) -> None:
     """A price that is not there, a customer that is not there, one whose usage would be billed twice, no key."""
     text, account_id = file.read_text(), account.account_id

@@ -65,6 +65,15 @@ def test_every_migration_runs_once(empty_url: str) -> None:
     assert (list(status.applied), status.pending) == (names, ())
 
 
+def test_a_file_that_came_late_is_applied_after_later_ones(empty_url: str) -> None:
+    """A database that has 0021 is not past 0020: what it lacks runs, in order."""
+    known = load_migrations()
+    migrate(empty_url, migrations=[each for each in known if each.version <= "0021" and each.version != "0020"])
+    lacking = [each.name for each in known if each.version == "0020" or each.version > "0021"]
+    assert migrate(empty_url) == lacking
+    assert migration_status(empty_url).pending == ()
+
+
 def test_a_dry_run_changes_nothing(empty_url: str) -> None:
     """--dry-run names what would run and leaves a database without even the runner's own table."""
     names = [migration.name for migration in load_migrations()]

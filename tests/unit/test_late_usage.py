@@ -25,11 +25,14 @@ def late(month: datetime, day: int, lacking: str) -> LateDay:
         ([late(OCTOBER, 2, "5"), late(OCTOBER, 3, "-5")], []),
         ([late(OCTOBER, 2, "-5"), late(OCTOBER, 3, "4")], []),
         ([late(OCTOBER, 2, "5"), late(OCTOBER, 3, "-2"), late(OCTOBER, 4, "1")], [late(OCTOBER, 2, "4")]),
-        ([late(OCTOBER, 2, "3"), late(OCTOBER, 3, "-2"), late(OCTOBER, 4, "5")], [late(OCTOBER, 2, "3"), late(OCTOBER, 4, "3")]),
+        (
+            [late(OCTOBER, 2, "3"), late(OCTOBER, 3, "-2"), late(OCTOBER, 4, "5")],
+            [late(OCTOBER, 2, "3"), late(OCTOBER, 4, "3")],
+        ),
         ([late(SEPTEMBER, 2, "-5"), late(OCTOBER, 3, "4")], [late(OCTOBER, 3, "4")]),
         ([], []),
     ],
-)  # fmt: skip
+)
 def test_a_segment_gives_what_it_lacks_altogether(lacking: list[LateDay], carried: list[LateDay]) -> None:
     """Oldest days first; moved usage cancels out, too much stays, and segments do not pay for each other."""
     assert carriable(lacking) == carried
