@@ -1474,7 +1474,6 @@ create table invoice_windows (
     constraint invoice_windows_ordered check (starts_at < ends_at)
 );
 comment on table invoice_windows is 'What an invoice bills of our usage: an item at a price over [starts_at, ends_at), whatever lines it has.';
-create index invoice_windows_by_mapping on invoice_windows (mapping_id, starts_at);
 
 create function is_segment_closed(mapping uuid, customer text, start timestamptz) returns boolean
 language sql
