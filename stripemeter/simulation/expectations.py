@@ -56,6 +56,39 @@ INVOICE: dict[str, Shape] = {
     "appliedCredits": Each(_DEDUCTION),
 }
 """What `Invoice.to_dict` says."""
+BILL: dict[str, Shape] = {
+    **INVOICE,
+    "id": "text",
+    "status": "text",
+    "finalizedAt": "instant",
+    "unbilled": Each("number", is_named=True),
+}
+"""An invoice of a story: draft until it is final, then open or paid; `unbilled` is what came too late for it."""
+STATE: dict[str, Shape] = {
+    "usage": Each("number", is_named=True),
+    "costToDate": INVOICE,
+    "invoice": BILL,
+    "invoices": Each(BILL),
+    "credits": {
+        "balance": "amount",
+        "grants": Each(
+            {"granted": "amount", "applied": "amount", "remaining": "amount", "state": "text"}, is_named=True
+        ),
+    },
+    "commitments": Each({"committed": "amount", "applied": "amount", "remaining": "amount"}, is_named=True),
+    "access": {
+        "state": "text",
+        "httpStatus": "number",
+        "nextAttemptAt": "instant",
+        "blockedAt": "instant",
+        "unpaidInvoices": Each("text"),
+        "notices": Each({"at": "instant", "reason": "text", "invoice": "text"}),
+    },
+    "events": dict.fromkeys(("accepted", "duplicates", "conflicts", "rejected", "late", "pending"), "number"),
+}
+"""What can be seen of a customer at an instant (`playing`)."""
+SELECTORS = ("customerRef", "from", "until")
+"""Members of an expectation that say whose and which usage is looked at."""
 REFUSED = "refused"
 """`{"refused": path}` instead of an expectation: the scenario is one that must not be accepted, for what is there."""
 
@@ -77,7 +110,22 @@ def parse_expected_invoice(document: object, field: str) -> Mapping[str, Any]:
     Raises:
         InvalidInput: nothing could ever meet it.
     """
-    check_expected(document, INVOICE, field)
-    members = members_of(document, tuple(INVOICE), field)
-    required(members, "total", field)  # the least to expect of an invoice
-    return document  # type: ignore[no-any-return] # an object, as was checked; null in it is expected
+    expected = _checked(document, INVOICE, field)
+    required(members_of(document, tuple(INVOICE), field), "total", field)  # the least to expect of an invoice
+    return expected
+
+
+def parse_expected_state(document: object, field: str) -> Mapping[str, Any]:
+    """What should be seen at an instant.
+
+    Raises:
+        InvalidInput: nothing could ever meet it.
+    """
+    return _checked(document, STATE, field)
+
+
+def _checked(document: object, shape: Shape, field: str) -> Mapping[str, Any]:
+    check_expected(document, shape, field)
+    if not isinstance(document, Mapping):
+        raise refused("must be an object", field)
+    return document

@@ -1,22 +1,22 @@
 """The ledger of a simulation: which events count, and how much of a meter that is; all by the product's own rules.
 
-Belongs here: keeping events in memory as the ledger keeps them, judging late ones, counting a window. Does not: those
-rules (`metering`), the clock (`runner`).
+Belongs here: keeping events in memory as the ledger keeps them, when to judge late ones, counting a span. Does not:
+those rules (`metering`), the clock (`playing`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 import polars as pl
 
 from stripemeter.metering.aggregation import aggregate
-from stripemeter.metering.answers import answer
+from stripemeter.metering.answers import Part, answer
 from stripemeter.metering.countings import counting_of, level_ends
 from stripemeter.metering.days import day_of
 from stripemeter.metering.events import UsageEvent, parse_event
@@ -25,10 +25,13 @@ from stripemeter.metering.lateness import Track, candidates, late_events, late_s
 from stripemeter.metering.parts import parts_of_frame
 from stripemeter.metering.readings import read_meters
 from stripemeter.metering.rulebook import Rulebook, TenantRules
+from stripemeter.metering.segments import BillingPhase
+from stripemeter.simulation.entries import Adjust
 from stripemeter.simulation.traffic import LIMITS, TENANT, Delivery
 
-OUTCOMES = ("accepted", "duplicates", "conflicts", "rejected", "late", "pending")
+_DELIVERED = ("accepted", "duplicates", "conflicts", "rejected")
 _TICK = timedelta(microseconds=1)
+_EXACT = Context(prec=200)
 _SCHEMA: dict[str, Any] = {
     **{name: column.dtype.type for name, column in LEDGER_EVENTS.columns.items()},
     "quantity": pl.String,
@@ -42,26 +45,46 @@ class _Stored:
 
 
 class Ledger:
-    """Events of one tenant, each once, in the order they came. `seq` is the place in it."""
+    """Events of one tenant, each once, in the order they came. `seq` is the place in it.
 
-    def __init__(self) -> None:
+    Args:
+        rules: what the tenant decided; the billing phases of customers may come later.
+    """
+
+    def __init__(self, rules: TenantRules) -> None:
+        self.rules = rules
         self._stored: list[_Stored] = []
         self._payloads: dict[bytes, int] = {}
         self._folded = 0
         self._watermarks: dict[Track, datetime] = {}
+        self._ahead: dict[Track, datetime] = {}
+        """The watermarks once everything stored is folded."""
         self._late: set[int] = set()
         self._pending: set[int] = set()
         self._counts: Counter[str] = Counter()
+        self._adjustments: list[Adjust] = []
         self._frame: pl.DataFrame | None = None
+        self._parts: dict[tuple[str, datetime, datetime], list[Part]] = {}
 
     @property
     def counts(self) -> dict[str, int]:
-        """How often each of OUTCOMES came: of deliveries the first four, of accepted events the last two."""
+        """How often deliveries were accepted or not, and how many events were too late: counted, or waiting."""
         return {
-            **{name: self._counts[name] for name in OUTCOMES},
+            **{name: self._counts[name] for name in _DELIVERED},
             "late": len(self._late),
             "pending": len(self._pending),
         }
+
+    @property
+    def metrics(self) -> set[str]:
+        """Every metric there is an event or an adjustment of."""
+        return {metric for _, _, metric in self._ahead} | {each.metric for each in self._adjustments}
+
+    def cut(self, customer_ref: str, phase: BillingPhase) -> None:
+        """Cut a customer's time from now on."""
+        self.fold()
+        self.rules = replace(self.rules, phases={**self.rules.phases, (customer_ref, ""): [phase]})
+        self._parts.clear()
 
     def accept(self, delivery: Delivery) -> None:
         """Take a delivery as ingest would: once by its key."""
@@ -73,60 +96,88 @@ class Ledger:
             self._counts["duplicates" if is_same else "conflicts"] += 1
         else:
             self._payloads[event.key_hash] = event.payload_hash
-            self._stored.append(_Stored(event, delivery.at))
+            self._store(event, delivery.at)
             self._counts["accepted"] += 1
 
-    def fold(self, rules: TenantRules, now: datetime) -> None:
+    def fold(self) -> None:
         """Judge what came since the last fold: too late events count at once or wait, as the rules say."""
         fresh = self._stored[self._folded :]
         if not fresh:
             return
-        rulebook = Rulebook(tenants={TENANT: rules})
-        frame = self._frame_of(fresh, self._folded)
-        possible = candidates(frame, rulebook, now=now)
+        rulebook = Rulebook(tenants={TENANT: self.rules})
+        possible = candidates(self._frame_of(fresh, self._folded), rulebook, now=fresh[-1].received_at)
         for row in late_events(possible, rulebook, self._watermarks).iter_rows(named=True):
-            segment = rules.segment_of(row["own_ref"], row["metric"], row["ts"])
-            is_counted = late_status(rules.policy, segment, now=now) == "approved"
+            segment = self.rules.segment_of(row["own_ref"], row["metric"], row["ts"])
+            is_counted = late_status(self.rules.policy, segment, now=row["received_at"]) == "approved"
             (self._late if is_counted else self._pending).add(row["seq"])
-        for stored in fresh:
-            track = TENANT, rules.customer_of(stored.event.customer_ref), stored.event.metric
-            self._watermarks[track] = max(stored.event.ts, self._watermarks.get(track, stored.event.ts))
+        self._watermarks = dict(self._ahead)
         self._folded = len(self._stored)
+        self._parts.clear()
 
     def approve(self) -> None:
         """Let every late event count that waits for a person."""
+        self.fold()
         self._late |= self._pending
         self._pending.clear()
+        self._parts.clear()
 
-    def usage(
-        self, rules: TenantRules, customer_ref: str, meter: str, span: tuple[datetime, datetime], now: datetime
-    ) -> Decimal | None:
-        """What a meter counts of a customer in `[start, end)`; None where its aggregation has no number for nothing."""
+    def adjust(self, adjustment: Adjust) -> None:
+        """Add an approved adjustment."""
+        self._adjustments.append(adjustment)
+
+    def usage(self, customer_ref: str, meter: str, span: tuple[datetime, datetime], now: datetime) -> Decimal | None:
+        """What a meter counts of a customer in `[start, end)`; None where its aggregation has no number for nothing.
+
+        Approved adjustments are added to it.
+        """
         start, end = span
-        events = self._counting().filter(pl.col("ts") < end)
-        rulebook = Rulebook(tenants={TENANT: rules})
-        # Apart, because a state belongs to a whole day and the span may begin within one.
-        halves = (events.filter(pl.col("ts") < start), events.filter(pl.col("ts") >= start))
-        parts = [
-            part
-            for half in halves
-            for part in parts_of_frame(aggregate(read_meters(half, rulebook)))
-            if part.customer_ref == customer_ref and part.meter == meter
-        ]
-        counting = counting_of(rules, {}, meter, day_of(end - _TICK), now)
-        return answer(
-            parts,
+        counting = counting_of(self.rules, {}, meter, day_of(end - _TICK), now)
+        number = answer(
+            [part for part in self._parts_of(customer_ref, start, end) if part.meter == meter],
             [start, end],
             aggregation=counting.aggregation,
             percentile=counting.percentile,
-            level_ends=level_ends(rules, meter),
+            level_ends=level_ends(self.rules, meter),
             now=now,
         )[0].number
+        for each in self._adjustments:
+            if (each.customer_ref, each.metric) == (customer_ref, meter) and start <= each.effective_at < end:
+                number = _EXACT.add(number or Decimal(0), each.delta)
+        return number
+
+    def _store(self, event: UsageEvent, at: datetime) -> None:
+        track = TENANT, event.customer_ref, event.metric
+        window = self.rules.window_of(event.metric)
+        folded, ahead = self._watermarks.get(track), self._ahead.get(track)
+        # The watermarks of a fold are those before it: fold first where those that are ahead would make it late.
+        is_late_ahead = ahead is not None and event.ts < ahead - window
+        if is_late_ahead and not (folded is not None and event.ts < folded - window):
+            self.fold()
+        self._stored.append(_Stored(event, at))
+        self._ahead[track] = max(event.ts, ahead or event.ts)
+
+    def _parts_of(self, customer_ref: str, start: datetime, end: datetime) -> list[Part]:
+        self.fold()
+        key = customer_ref, start, end
+        if key not in self._parts:
+            events = self._counting().filter((pl.col("customer_ref") == customer_ref) & (pl.col("ts") < end))
+            rulebook = Rulebook(tenants={TENANT: self.rules})
+            # Apart, because a state belongs to a whole day and the span may begin within one.
+            halves = [events.filter(pl.col("ts") >= start)]
+            if self.rules.meters:  # whose levels may last from before
+                halves.append(events.filter(pl.col("ts") < start))
+            self._parts[key] = [
+                part for half in halves for part in parts_of_frame(aggregate(read_meters(half, rulebook)))
+            ]
+        return self._parts[key]
 
     def _counting(self) -> pl.DataFrame:
         """The folded events that count now, shape LEDGER_EVENTS."""
-        if self._frame is None or self._frame.height != self._folded:
+        if self._frame is None:
             self._frame = self._frame_of(self._stored[: self._folded], 0)
+        elif self._frame.height < self._folded:
+            fresh = self._frame_of(self._stored[self._frame.height : self._folded], self._frame.height)
+            self._frame = pl.concat([self._frame, fresh])
         is_late = pl.col("seq").is_in(list(self._late))
         return self._frame.filter(~pl.col("seq").is_in(list(self._pending))).with_columns(is_late=is_late)
 

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from stripemeter.errors import InvalidInput, ScenarioError
 from stripemeter.pricing import price_invoice
 from stripemeter.pricing.reading import instant_text
-from stripemeter.simulation.comparisons import Assertion, compare
-from stripemeter.simulation.expectations import INVOICE
-from stripemeter.simulation.scenarios import Scenario
+from stripemeter.simulation.comparisons import Assertion, Shape, compare
+from stripemeter.simulation.entries import Expect
+from stripemeter.simulation.expectations import INVOICE, STATE
+from stripemeter.simulation.observing import bills_of, observe
+from stripemeter.simulation.playing import Play
+from stripemeter.simulation.scenarios import Scenario, fingerprint
 
 Progress = Callable[[int, int], None]
 """Called with how many steps are done, and of how many."""
@@ -46,6 +50,7 @@ class ScenarioRun:
 
     Args:
         scenario: its name.
+        fingerprint: of what it depends on (`scenarios.fingerprint`).
         seed: of what was drawn.
         assertions: each expected value, in the scenario's order.
         invoices: JSON-able, in the order they were made.
@@ -53,6 +58,7 @@ class ScenarioRun:
     """
 
     scenario: str
+    fingerprint: str
     seed: int
     assertions: Sequence[Assertion]
     invoices: Sequence[Mapping[str, Any]]
@@ -67,6 +73,7 @@ class ScenarioRun:
         """JSON-able; decimals as strings."""
         return {
             "scenario": self.scenario,
+            "fingerprint": self.fingerprint,
             "seed": self.seed,
             "passed": self.passed,
             "assertions": [assertion.to_dict() for assertion in self.assertions],
@@ -86,19 +93,17 @@ def run_scenario(scenario: Scenario, seed: int | None = None, progress: Progress
     Raises:
         ScenarioError: it cannot be run; `field` is the path of what is wrong.
     """
-    observations: list[Observation] = []
-    invoices: list[Mapping[str, Any]] = []
-    if scenario.inputs is not None:
-        invoices.append(price_invoice(scenario.inputs, scenario.rounding).to_dict())
-        observations.append(Observation(path="expected", instant=None, seen=invoices[-1]))
-    if scenario.refusal is not None:
-        seen = {"refused": scenario.refusal.field, "reason": str(scenario.refusal)}
-        observations = [Observation(path="expected", instant=None, seen=seen)]
-    if progress is not None:
-        progress(1, 1)
+    seed = scenario.seed if seed is None else seed
+    try:
+        invoices, observations = _run(scenario, seed, progress)
+    except ScenarioError as error:
+        if scenario.expected_refusal is None:
+            raise
+        invoices, observations = [], [_refusal(error)]
     return ScenarioRun(
         scenario=scenario.name,
-        seed=scenario.seed if seed is None else seed,
+        fingerprint=fingerprint(scenario, seed),
+        seed=seed,
         assertions=tuple(judge(scenario, observations)),
         invoices=invoices,
         observations=observations,
@@ -106,10 +111,71 @@ def run_scenario(scenario: Scenario, seed: int | None = None, progress: Progress
 
 
 def judge(scenario: Scenario, observations: Sequence[Observation]) -> Iterator[Assertion]:
-    """Everything the scenario expects now, against what was seen."""
-    for seen in observations:
-        if scenario.expected_refusal is not None:
-            shape, expected = {"refused": "text"}, {"refused": scenario.expected_refusal}
-            yield from compare(seen.seen, expected, shape, scenario.tolerances, seen.path)
-        elif scenario.expected is not None:
-            yield from compare(seen.seen, scenario.expected, INVOICE, scenario.tolerances, seen.path)
+    """Everything the scenario expects now, against what was seen.
+
+    Args:
+        scenario: as it is now.
+        observations: of a run with the same fingerprint.
+    """
+    seen = {each.path: each for each in observations}
+    for path, (expected, shape) in _expectations(scenario).items():
+        found = seen.get(path)
+        actual, instant = (None, None) if found is None else (found.seen, found.instant)
+        yield from compare(actual, expected, shape, scenario.tolerances, path, instant)
+
+
+def _expectations(scenario: Scenario) -> dict[str, tuple[Mapping[str, Any], Shape]]:
+    if scenario.expected_refusal is not None:
+        return {"expected": ({"refused": scenario.expected_refusal}, {"refused": "text"})}
+    if scenario.story is None:
+        return {"expected": (scenario.expected or {}, INVOICE)}
+    found: dict[str, tuple[Mapping[str, Any], Shape]] = {
+        entry.path: (entry.action.expected, STATE)
+        for entry in scenario.story.entries
+        if isinstance(entry.action, Expect)
+    }
+    if scenario.story.at_end is not None:
+        found["expected"] = (scenario.story.at_end.expected, STATE)
+    return found
+
+
+def _run(scenario: Scenario, seed: int, progress: Progress | None) -> tuple[list[Mapping[str, Any]], list[Observation]]:
+    if scenario.story is not None:
+        return _play(Play(scenario.story, scenario.rounding, seed), progress)
+    if progress is not None:
+        progress(1, 1)
+    if scenario.refusal is not None:
+        return [], [_refusal(scenario.refusal)]
+    assert scenario.inputs is not None  # one of the three
+    invoice = price_invoice(scenario.inputs, scenario.rounding).to_dict()
+    return [invoice], [Observation(path="expected", instant=None, seen=invoice)]
+
+
+def _play(play: Play, progress: Progress | None) -> tuple[list[Mapping[str, Any]], list[Observation]]:
+    observations = []
+    entries = play.story.entries
+    for number, entry in enumerate(entries):
+        try:
+            play.move(entry.at, entry.path)
+            if isinstance(entry.action, Expect):
+                seen = observe(play, entry.action)
+                observations.append(Observation(path=entry.path, instant=play.now, seen=seen))
+            elif entry.action is not None:
+                play.act(entry.action, entry.path)
+            if number == len(entries) - 1:
+                play.finish()
+        except InvalidInput as error:
+            is_located = error.field.startswith("timeline")
+            message = str(error) if is_located else f"{entry.path}: {error}"
+            raise ScenarioError(message, field=error.field if is_located else entry.path) from error
+        if progress is not None:
+            progress(number + 1, len(entries))
+    if play.story.at_end is not None:
+        seen = observe(play, play.story.at_end)
+        observations.append(Observation(path="expected", instant=play.now, seen=seen))
+    invoices: list[Mapping[str, Any]] = [bill for account in play.accounts.values() for bill in bills_of(play, account)]
+    return invoices, observations
+
+
+def _refusal(error: InvalidInput) -> Observation:
+    return Observation(path="expected", instant=None, seen={"refused": error.field, "reason": str(error)})

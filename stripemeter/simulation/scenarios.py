@@ -1,13 +1,15 @@
 """Scenarios: a story somebody wrote down, and what should come of it.
 
-Belongs here: reading a document, the original's form and the one with a timeline. Does not: entries of a timeline
-(`timelines`), running it (`running`), files (`cli`).
+Belongs here: reading a document, the original's form (`inputs`) and the one with a clock (`timeline`); what of it a run
+depends on. Does not: stories (`stories`), running them (`running`), files (`cli`).
 
     {"metadata": {"name": "tiers", "version": "1"}, "inputs": {...}, "expected": {"total": 220}}
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,8 @@ from stripemeter.pricing.invoice_documents import parse_invoice_inputs
 from stripemeter.pricing.reading import elements_of, members_of, parse_text, parse_whole, refused, required, within
 from stripemeter.pricing.rounding import DEFAULT_ROUNDING, parse_rounding
 from stripemeter.simulation.comparisons import EXACTLY, Tolerances, parse_tolerances
-from stripemeter.simulation.expectations import expected_refusal, parse_expected_invoice
+from stripemeter.simulation.expectations import SELECTORS, expected_refusal, parse_expected_invoice
+from stripemeter.simulation.stories import STORY, Story, parse_story
 
 DEFAULT_SEED = 1
 _EITHER = ("metadata", "model", "seed", "rounding", "tolerances", "expected")
@@ -27,7 +30,7 @@ _METADATA = ("name", "description", "version", "tags")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A story and what should come of it; exactly one of `inputs` and `refusal` is there.
+    """A story and what should come of it; exactly one of `inputs`, `story` and `refusal` is there.
 
     Args:
         name: of 1 to 255 characters.
@@ -40,6 +43,7 @@ class Scenario:
         document: what it was read from.
         inputs: of the one invoice, in the original's form.
         expected: of it.
+        story: with a clock; what is expected is in it.
         expected_refusal: the path at which it must be refused; None: it must not be.
         refusal: why and where it is, of a scenario that must be.
     """
@@ -54,6 +58,7 @@ class Scenario:
     document: Mapping[str, object]
     inputs: InvoiceInputs | None = None
     expected: Mapping[str, Any] | None = None
+    story: Story | None = None
     expected_refusal: str | None = None
     refusal: InvalidInput | None = None
 
@@ -76,7 +81,7 @@ def read_scenario(document: Mapping[str, object]) -> Scenario:
 
 
 def _read(document: Mapping[str, object]) -> Scenario:
-    members = members_of(document, (*_EITHER, "inputs"), "")
+    members = members_of(document, (*_EITHER, "inputs", *STORY), "")
     metadata = members_of(required(members, "metadata", ""), _METADATA, "metadata")
     name = parse_text(required(metadata, "name", "metadata"), "metadata.name")
     if not name.strip():
@@ -85,15 +90,13 @@ def _read(document: Mapping[str, object]) -> Scenario:
         parse_text(members["model"], "model")
     tags = elements_of(metadata.get("tags", []), "metadata.tags")
     refusal_path = expected_refusal(members.get("expected"), "expected")
-    inputs, expected, refusal = None, None, None
+    content: dict[str, Any] = {}
     try:
-        inputs = parse_invoice_inputs(required(members, "inputs", ""), "inputs")
+        content = _content(members, is_expected=refusal_path is None)
     except InvalidInput as error:
         if refusal_path is None:
             raise
-        refusal = error
-    if refusal_path is None:
-        expected = parse_expected_invoice(required(members, "expected", ""), "expected")
+        content["refusal"] = error
     return Scenario(
         name=name,
         description=parse_text(metadata.get("description", ""), "metadata.description"),
@@ -103,8 +106,38 @@ def _read(document: Mapping[str, object]) -> Scenario:
         rounding=parse_rounding(members.get("rounding", DEFAULT_ROUNDING)),
         tolerances=parse_tolerances(members["tolerances"], "tolerances") if "tolerances" in members else EXACTLY,
         document=document,
-        inputs=inputs,
-        expected=expected,
         expected_refusal=refusal_path,
-        refusal=refusal,
+        **content,
     )
+
+
+def _content(members: Mapping[str, Any], *, is_expected: bool) -> dict[str, Any]:
+    if ("inputs" in members) == ("timeline" in members):
+        raise refused("needs either inputs or a timeline", "")
+    if "timeline" in members:
+        return {"story": parse_story(members, members.get("expected") if is_expected else None)}
+    if unused := [name for name in STORY if name in members]:
+        raise refused("goes with a timeline, not with inputs", unused[0])
+    inputs = parse_invoice_inputs(members["inputs"], "inputs")
+    if not is_expected:
+        return {"inputs": inputs}
+    return {"inputs": inputs, "expected": parse_expected_invoice(required(members, "expected", ""), "expected")}
+
+
+def fingerprint(scenario: Scenario, seed: int) -> str:
+    """A hash of all that a run's observations depend on: everything but names and what is expected.
+
+    A record of a run says something about a scenario only while the two have the same.
+    """
+    document = {name: value for name, value in scenario.document.items() if name in (*STORY, "inputs")}
+    if isinstance(timeline := document.get("timeline"), list | tuple):
+        document["timeline"] = [_unexpecting(entry) for entry in timeline]
+    text = json.dumps([document, scenario.rounding, seed], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _unexpecting(entry: object) -> object:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("expect"), Mapping):
+        return entry
+    looked_at = {name: value for name, value in entry["expect"].items() if name in SELECTORS}
+    return {**entry, "expect": looked_at, "note": None}
