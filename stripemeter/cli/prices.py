@@ -23,14 +23,15 @@ _TENANT = typer.Option("--tenant", help="Whose.", show_default=False)
 
 @app.command("sync")
 def sync(tenant: Annotated[str, _TENANT]) -> None:
-    """Ask Stripe for the price of every mapping that is not off; write down what is new. Exit 1 when one is gone."""
+    """Ask Stripe for the price of every mapping that is not off and of every recorded item; exit 1 when one is gone."""
     from stripemeter.cli.counters import database_pool
     from stripemeter.pipeline.prices import import_prices
 
     with database_pool() as pool:
         asked = import_prices(pool, cache(open_account), tenant_id=tenant, now=datetime.now(UTC))
     for price in asked:
-        typer.echo(f"{price.outcome} {price.price_id} of {price.meter} at {price.stripe_account_id}")
+        whose = "" if price.customer_ref is None else f" for {price.customer_ref}"
+        typer.echo(f"{price.outcome} {price.price_id} of {price.meter}{whose} at {price.stripe_account_id}")
     if any(price.outcome == "missing" for price in asked):
         raise typer.Exit(1)
 

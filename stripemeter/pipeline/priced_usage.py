@@ -4,15 +4,16 @@ Belongs here: which mapping and which version price a metric. Does not: amounts 
 (`store.usage`), forecasts (`projections`).
 
 The quantity is what the usage routes answer, so what is priced is what was counted. A metric is priced by the Stripe
-Price of the mapping that says how it counts: the live one, else the one in shadow. Where that names no price the
-tenant's own price of the metric is used. A metric without a known price is named with the reason and never priced as 0.
+Price of the customer's own subscription item where that is known, else of the mapping that says how it counts: the live
+one, else the one in shadow. Where that names no price the tenant's own price of the metric is used. A metric without a
+known price is named with the reason and never priced as 0.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import cast
@@ -26,6 +27,7 @@ from stripemeter.pipeline.price_versions import terms_of, version_in_force
 from stripemeter.pipeline.prices import price_id_of
 from stripemeter.pricing import Price
 from stripemeter.store.customers import Customer, load_customer
+from stripemeter.store.item_prices import ItemPrice, list_item_prices
 from stripemeter.store.mappings import PriceMapping, list_mappings
 from stripemeter.store.postgres import transaction
 from stripemeter.store.prices import PriceVersion, list_prices
@@ -87,6 +89,7 @@ class _Known:
     segments: Mapping[str, Segment]
     mappings: Mapping[str, PriceMapping]
     versions: Mapping[tuple[str | None, str], list[PriceVersion]]
+    item_prices: Mapping[tuple[str, str], Sequence[ItemPrice]]
     billed: Collection[str]
 
 
@@ -109,7 +112,20 @@ def load_priced_usage(
         Unavailable: the database is down, or its counters belong to another cluster.
     """
     usage = load_current_usage(pool, tenant_id=tenant_id, customer_ref=customer_ref, at=at, now=now)
-    known = _load_known(pool, tenant_id, usage, at)
+    return _price(usage, _load_known(pool, tenant_id, usage, at))
+
+
+def price_usage(pool: ConnectionPool, usage: CurrentUsage, *, tenant_id: str) -> PricedUsage:
+    """Usage of any window, priced as if that were the billing period of each metric.
+
+    Raises:
+        Unavailable: the database is down.
+    """
+    known = _load_known(pool, tenant_id, usage, usage.segment.start)
+    return _price(usage, replace(known, segments={}))
+
+
+def _price(usage: CurrentUsage, known: _Known) -> PricedUsage:
     priced, unpriced = [], []
     for meter in sorted({*usage.metrics, *known.billed}):
         found = _priced(meter, usage.metrics.get(meter), known, usage.segment)
@@ -131,7 +147,12 @@ def _load_known(pool: ConnectionPool, tenant_id: str, usage: CurrentUsage, at: d
         mapped = list_mappings(tx, tenant_id=tenant_id)
         customer = load_customer(tx, tenant_id, usage.customer_ref)
         named = [(each.stripe_account_id, price_id) for each in mapped if (price_id := price_id_of(each)) is not None]
+        own = list_item_prices(tx, tenant_id, usage.customer_ref)
+        named += [(each.stripe_account_id, each.stripe_price_id) for each in own]
         versions = list_prices(tx, tenant_id=tenant_id, stripe_prices=named)
+    by_item: defaultdict[tuple[str, str], list[ItemPrice]] = defaultdict(list)
+    for each in own:
+        by_item[each.meter, each.stripe_account_id].append(each)
     by_price: defaultdict[tuple[str | None, str], list[PriceVersion]] = defaultdict(list)
     for version in versions:
         by_price[version.stripe_account_id, version.price_id].append(version)
@@ -141,6 +162,7 @@ def _load_known(pool: ConnectionPool, tenant_id: str, usage: CurrentUsage, at: d
         segments={meter: segment_at(customer.phases_of(meter), at) for meter in {*usage.metrics, *chosen}},
         mappings=chosen,
         versions=by_price,
+        item_prices=by_item,
         billed={meter for meter, mapping in chosen.items() if _is_billed(mapping, customer)},
     )
 
@@ -168,7 +190,7 @@ def _priced(meter: str, usage: Usage | None, known: _Known, common: Segment) -> 
     segment = known.segments.get(meter, common)
     used = Decimal(0) if usage is None else usage.quantity
     mapping = known.mappings.get(meter)
-    found = _versions(meter, usage, mapping, known)
+    found = _versions(meter, usage, mapping, known, segment.end)
     terms = found if isinstance(found, str) else _terms(found, segment.end)
     if isinstance(terms, str):
         return UnpricedMetric(meter=meter, segment=segment, quantity=used, reason=terms)
@@ -192,10 +214,10 @@ def _aggregation(usage: Usage | None, mapping: PriceMapping | None) -> Aggregati
 
 
 def _versions(
-    meter: str, usage: Usage | None, mapping: PriceMapping | None, known: _Known
+    meter: str, usage: Usage | None, mapping: PriceMapping | None, known: _Known, end: datetime
 ) -> Sequence[PriceVersion] | str:
-    """Every version of the price of a metric, at least one, or why there is none."""
-    price_id = None if mapping is None or mapping.mode == "off" else price_id_of(mapping)
+    """Every version of the price of a metric in a window that ends then, at least one, or why there is none."""
+    price_id = None if mapping is None or mapping.mode == "off" else _price_id(mapping, known, end)
     if mapping is None or price_id is None:
         own = known.versions.get((None, meter))
         return own or f"{_why_unnamed(mapping)}, and the metric has no price of its own (stripemeter prices set)"
@@ -203,6 +225,13 @@ def _versions(
         return f"it counts as {usage.aggregation}, and its mapping bills {mapping.aggregation}"
     found = known.versions.get((mapping.stripe_account_id, price_id))
     return found or f"the terms of {price_id} are not known yet: run stripemeter prices sync"
+
+
+def _price_id(mapping: PriceMapping, known: _Known, end: datetime) -> str | None:
+    """What bills the customer: its own item's price, else the mapping's; None: neither is known."""
+    own = known.item_prices.get((mapping.meter, mapping.stripe_account_id), ())
+    held = [each.stripe_price_id for each in own if each.effective_from < end]
+    return held[-1] if held else price_id_of(mapping)
 
 
 def _why_unnamed(mapping: PriceMapping | None) -> str:

@@ -6,39 +6,49 @@ table (`store.prices`), what a price costs (`stripemeter.pricing`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal
+from typing import Literal, cast
 
 from psycopg_pool import ConnectionPool
 
-from stripemeter.billing.sink import BillingSink
+from stripemeter.billing.sink import BillingSink, Mode
 from stripemeter.errors import InvalidInput
 from stripemeter.pipeline.price_mappings import OpenAccount, asking, statement_of
 from stripemeter.pipeline.price_versions import own_price_version, stripe_price_version
-from stripemeter.store import mappings
+from stripemeter.store import item_prices, mappings
+from stripemeter.store.item_prices import BilledItem
 from stripemeter.store.mappings import PriceMapping
 from stripemeter.store.postgres import transaction
 from stripemeter.store.prices import PriceVersion, list_prices, record_price
 
 Outcome = Literal["imported", "unchanged", "missing"]
-"""Of asking for a price: a version was written down; the newest says so already; the account has no such price."""
+"""Of asking for a price: a version was written down; the newest says so already; the account has no such price.
+
+Of asking for a subscription item: which price it bills by was written down; that was known; there is no such item.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedPrice:
-    """What became of asking an account for the price of a mapping."""
+    """What became of asking an account for the price of a mapping, or of a customer's own subscription item.
+
+    `price_id` is the item's id where there is no such item.
+    """
 
     meter: str
     stripe_account_id: str
     price_id: str
     outcome: Outcome
+    customer_ref: str | None = None
 
 
 def import_prices(
     pool: ConnectionPool, open_account: OpenAccount, *, tenant_id: str, now: datetime
 ) -> list[AskedPrice]:
     """Ask for every price that a tenant's mappings bill by, the off ones left out, and write down what is new.
+
+    And, for each recorded subscription item, by which price Stripe bills it: customers may pay one of their own.
 
     Raises:
         NotAllowed: no key for a mode that is mapped.
@@ -47,20 +57,29 @@ def import_prices(
     """
     with transaction(pool) as tx:
         mapped = mappings.list_mappings(tx, tenant_id=tenant_id)
-    asked = []
+        items = item_prices.list_billed_items(tx, tenant_id)
+    asked: dict[tuple[str, str], AskedPrice] = {}
     for mapping in mapped:
         price_id = price_id_of(mapping)
-        if mapping.mode != "off" and price_id is not None:
-            outcome = _import(pool, open_account(mapping.mode, mapping.stripe_account_id), mapping, price_id, now)
-            asked.append(
-                AskedPrice(
-                    meter=mapping.meter,
-                    stripe_account_id=mapping.stripe_account_id,
-                    price_id=price_id,
-                    outcome=outcome,
-                )
-            )
-    return asked
+        if mapping.mode == "off" or price_id is None:
+            continue
+        sink = _open(open_account, mapping.mode, mapping.stripe_account_id)
+        asked[mapping.stripe_account_id, price_id] = AskedPrice(
+            meter=mapping.meter,
+            stripe_account_id=mapping.stripe_account_id,
+            price_id=price_id,
+            outcome=_import(pool, sink, mapping.stripe_account_id, price_id, now),
+        )
+    of_items = []
+    for item in items:
+        sink = _open(open_account, cast("Mode", item.mode), item.stripe_account_id)
+        own = _ask_item(pool, sink, tenant_id, item, now)
+        of_items.append(own)
+        key = item.stripe_account_id, own.price_id
+        if own.outcome != "missing" and key not in asked:
+            outcome = _import(pool, sink, item.stripe_account_id, own.price_id, now)
+            asked[key] = replace(own, outcome=outcome, customer_ref=None)
+    return [*asked.values(), *of_items]
 
 
 def say_price(
@@ -85,6 +104,7 @@ def list_known_prices(pool: ConnectionPool, *, tenant_id: str) -> list[PriceVers
             for mapping in mappings.list_mappings(tx, tenant_id=tenant_id)
             if (price_id := price_id_of(mapping)) is not None
         ]
+        named += item_prices.list_item_price_ids(tx, tenant_id)
         return list_prices(tx, tenant_id=tenant_id, stripe_prices=named)
 
 
@@ -93,16 +113,37 @@ def price_id_of(mapping: PriceMapping) -> str | None:
     return statement_of(mapping).target_price[0]
 
 
-def _import(pool: ConnectionPool, sink: BillingSink, mapping: PriceMapping, price_id: str, now: datetime) -> Outcome:
+def _open(open_account: OpenAccount, mode: Mode, account_id: str) -> BillingSink:
+    sink = open_account(mode, account_id)
     with asking():
-        account, found = sink.account_id(), sink.find_price(price_id)
-    if account != mapping.stripe_account_id:
-        raise InvalidInput(
-            f"the key for {mapping.mode} belongs to {account}, not to {mapping.stripe_account_id}",
-            field="stripeAccount",
-        )
+        opened = sink.account_id()
+    if opened != account_id:
+        raise InvalidInput(f"the key for {mode} belongs to {opened}, not to {account_id}", field="stripeAccount")
+    return sink
+
+
+def _import(pool: ConnectionPool, sink: BillingSink, account_id: str, price_id: str, now: datetime) -> Outcome:
+    with asking():
+        found = sink.find_price(price_id)
     if found is None:
         return "missing"
     with transaction(pool) as tx:
-        is_new = record_price(tx, stripe_price_version(found, stripe_account_id=account, now=now))
+        is_new = record_price(tx, stripe_price_version(found, stripe_account_id=account_id, now=now))
     return "imported" if is_new else "unchanged"
+
+
+def _ask_item(pool: ConnectionPool, sink: BillingSink, tenant_id: str, item: BilledItem, now: datetime) -> AskedPrice:
+    with asking():
+        price_id = sink.find_item_price(item.stripe_item_id)
+    outcome: Outcome = "missing"
+    if price_id is not None:
+        with transaction(pool) as tx:
+            is_new = item_prices.record_item_price(tx, tenant_id, item, price_id, now=now)
+        outcome = "imported" if is_new else "unchanged"
+    return AskedPrice(
+        meter=item.meter,
+        stripe_account_id=item.stripe_account_id,
+        price_id=price_id or item.stripe_item_id,
+        outcome=outcome,
+        customer_ref=item.customer_ref,
+    )

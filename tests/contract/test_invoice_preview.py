@@ -12,13 +12,17 @@ from psycopg_pool import ConnectionPool
 
 from stripemeter.billing import BillingSink, Mode
 from stripemeter.metering.price_mappings import parse_statement
+from stripemeter.metering.segments import BEGINNING
+from stripemeter.pipeline.customers import CustomerChange, StripeLink, put_customer
 from stripemeter.pipeline.fold import fold
 from stripemeter.pipeline.invoice_previews import InvoicePreviews, preview_invoices
 from stripemeter.pipeline.price_mappings import create_mapping
+from stripemeter.pipeline.prices import AskedPrice, import_prices
 from stripemeter.pipeline.projections import project_cost
 from stripemeter.pipeline.push import push_usage
 from stripemeter.pricing import Rounding, invoice_record, price_to_stripe, recompute_invoice
 from stripemeter.pricing.currencies import to_minor
+from stripemeter.store.item_prices import list_item_prices
 from stripemeter.store.mappings import CustomerBinding, bind_customer
 from stripemeter.store.postgres import transaction
 from stripemeter.store.usage import load_current_usage
@@ -47,7 +51,10 @@ PRICES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 class Market:
-    """A tenant whose metrics are mapped to prices of their own, and `ada`, who is subscribed to all of them."""
+    """A tenant whose metrics are mapped to prices of their own, and `ada`, who is subscribed to all of them.
+
+    Of `special` metrics ada pays a price of her own.
+    """
 
     def __init__(
         self,
@@ -55,6 +62,7 @@ class Market:
         database_url: str,
         emulator: RunningEmulator,
         sold: dict[str, tuple[dict[str, Any], str]] = PRICES,
+        special: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         self.pool, self.database_url, self.emulator, self.now = pool, database_url, emulator, NOW
         emulator.freeze(START)
@@ -62,7 +70,8 @@ class Market:
         self.product = self.client.v1.products.create({"name": "API"}).id
         self.customer = self.sink.create_customer(name="ada", idempotency_key="ada")
         self.prices = {metric: self.price(metric, terms) for metric, (terms, _) in sold.items()}
-        self.subscription = self.subscribe(list(self.prices.values()))
+        own = {metric: self.price(metric, terms) for metric, terms in (special or {}).items()}
+        self.subscription = self.subscribe(list({**self.prices, **own}.values()))
         emulator.freeze(NOW)
         account = self.sink.account_id()
         with transaction(pool) as tx:
@@ -98,6 +107,32 @@ class Market:
         items = [{"price": price} for price in prices]
         given: Any = {"customer": self.customer, "items": items, "billing_cycle_anchor_config": anchor}
         return self.client.v1.subscriptions.create(given).id
+
+    def item_of(self, metric: str) -> tuple[str, str]:
+        """The subscription's item that bills a metric, and its price."""
+        meter = self.sink.ensure_meter(event_name=metric, display_name=metric).stripe_meter_id
+        items = self.client.v1.subscription_items.list({"subscription": self.subscription}).auto_paging_iter()
+        (found,) = [
+            (item.id, item.price.id)
+            for item in items
+            if item.price.recurring is not None and item.price.recurring.meter == meter
+        ]
+        return found
+
+    def record_items(self, items: dict[str, str]) -> None:
+        """Say which items bill ada's metrics, as `PUT /v1/customers/ada` does."""
+        link = StripeLink(
+            account_id=None,
+            customer_id=self.customer,
+            items=tuple((metric, self.subscription, item) for metric, item in items.items()),
+        )
+        change = CustomerChange(stripe=link)
+        put_customer(self.pool, tenant_id="acme", customer_ref="ada", change=change, now=self.now)
+
+    def sync(self) -> list[AskedPrice]:
+        """Ask Stripe for the prices."""
+        self.now += timedelta(minutes=2)
+        return import_prices(self.pool, self.open_account, tenant_id="acme", now=self.now)
 
     def use(self, quantities: dict[str, str]) -> None:
         """Report it in two events each, yesterday and today; count it, push it; two minutes go by."""
@@ -236,3 +271,42 @@ def test_currencies_are_never_added(market: Market) -> None:
         ("JPY", 8),
         ("USD", 1805),
     ]
+
+
+def test_who_pays_a_price_of_its_own_is_previewed_by_it(
+    pool: ConnectionPool, database_url: str, emulator: RunningEmulator
+) -> None:
+    """Once asked for, the customer's subscription item says the price, not the mapping; a change holds from then on."""
+    sold = {metric: PRICES[metric] for metric in ("flat", "volume")}
+    market = Market(pool, database_url, emulator, sold, special={"flat": {"unit_amount_decimal": "0.25"}})
+    market.use({"flat": "333", "volume": "101"})
+    assert ours(market.preview()) != market.theirs(), "the mapping's price is not the customer's"
+
+    item, special = market.item_of("flat")
+    market.record_items({"flat": item, "volume": market.item_of("volume")[0]})
+    asked = market.sync()
+    assert [(each.customer_ref, each.price_id, each.outcome) for each in asked if each.meter == "flat"] == [
+        (None, market.prices["flat"], "unchanged"),
+        (None, special, "imported"),
+        ("ada", special, "imported"),
+    ]
+    assert {each.outcome for each in market.sync()} == {"unchanged"}
+    assert ours(market.preview()) == market.theirs()
+
+    market.client.v1.subscription_items.update(item, {"price": market.prices["flat"]})
+    market.sync()
+    assert special not in ours(market.preview())
+    assert market.prices["flat"] in ours(market.preview())
+    with transaction(pool) as tx:
+        held = [(each.stripe_price_id, each.effective_from) for each in list_item_prices(tx, "acme", "ada")]
+    assert held[:2] == [(special, BEGINNING), (market.prices["flat"], market.now)]
+
+
+def test_an_item_that_is_gone_is_named(market: Market) -> None:
+    """Nothing is guessed: the outcome says which item Stripe does not know, and the mapping's price stays."""
+    market.use({"flat": "333"})
+    market.record_items({"flat": "si_gone"})
+    assert [(each.customer_ref, each.price_id) for each in market.sync() if each.outcome == "missing"] == [
+        ("ada", "si_gone")
+    ]
+    assert market.prices["flat"] in ours(market.preview())
