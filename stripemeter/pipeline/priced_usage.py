@@ -12,7 +12,7 @@ known price is named with the reason and never priced as 0.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -23,6 +23,7 @@ from psycopg_pool import ConnectionPool
 from stripemeter.errors import InvalidInput
 from stripemeter.metering.meters import Aggregation
 from stripemeter.metering.segments import Segment, segment_at
+from stripemeter.pipeline.mapping_choice import choose_mappings, why_unnamed
 from stripemeter.pipeline.price_versions import terms_of, version_in_force
 from stripemeter.pipeline.prices import price_id_of
 from stripemeter.pricing import Price
@@ -35,7 +36,6 @@ from stripemeter.store.usage import CurrentUsage, Freshness, Usage, load_current
 
 NOT_INCLUDED = ("discounts", "credit grants", "taxes", "fixed fees")
 """What an invoice has besides metered usage: it is kept at Stripe and not read."""
-_MODES = ("live", "shadow", "off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +157,7 @@ def _load_known(pool: ConnectionPool, tenant_id: str, usage: CurrentUsage, at: d
     for version in versions:
         by_price[version.stripe_account_id, version.price_id].append(version)
     bound = frozenset(binding.stripe_account_id for binding in customer.bindings)
-    chosen = _chosen(mapped, bound)
+    chosen = choose_mappings(mapped, bound)
     return _Known(
         segments={meter: segment_at(customer.phases_of(meter), at) for meter in {*usage.metrics, *chosen}},
         mappings=chosen,
@@ -165,16 +165,6 @@ def _load_known(pool: ConnectionPool, tenant_id: str, usage: CurrentUsage, at: d
         item_prices=by_item,
         billed={meter for meter, mapping in chosen.items() if _is_billed(mapping, customer)},
     )
-
-
-def _chosen(mapped: Iterable[PriceMapping], bound: frozenset[str]) -> dict[str, PriceMapping]:
-    """The mapping that says how each meter counts: live, else shadow, else off; where the customer is; the newest."""
-    ranked = sorted(mapped, key=lambda each: each.created_at, reverse=True)
-    ranked.sort(key=lambda each: (_MODES.index(each.mode), each.stripe_account_id not in bound))
-    chosen: dict[str, PriceMapping] = {}
-    for mapping in ranked:
-        chosen.setdefault(mapping.meter, mapping)
-    return chosen
 
 
 def _is_billed(mapping: PriceMapping, customer: Customer) -> bool:
@@ -220,7 +210,7 @@ def _versions(
     price_id = None if mapping is None or mapping.mode == "off" else _price_id(mapping, known, end)
     if mapping is None or price_id is None:
         own = known.versions.get((None, meter))
-        return own or f"{_why_unnamed(mapping)}, and the metric has no price of its own (stripemeter prices set)"
+        return own or f"{why_unnamed(mapping)}, and the metric has no price of its own (stripemeter prices set)"
     if usage is not None and usage.aggregation != mapping.aggregation:
         return f"it counts as {usage.aggregation}, and its mapping bills {mapping.aggregation}"
     found = known.versions.get((mapping.stripe_account_id, price_id))
@@ -232,14 +222,6 @@ def _price_id(mapping: PriceMapping, known: _Known, end: datetime) -> str | None
     own = known.item_prices.get((mapping.meter, mapping.stripe_account_id), ())
     held = [each.stripe_price_id for each in own if each.effective_from < end]
     return held[-1] if held else price_id_of(mapping)
-
-
-def _why_unnamed(mapping: PriceMapping | None) -> str:
-    if mapping is None:
-        return "no mapping names a price for it"
-    if mapping.mode == "off":
-        return "its mapping is off"
-    return f"it is mapped by the event name {mapping.stripe_event_name!r}, which names no price"
 
 
 def _terms(versions: Sequence[PriceVersion], end: datetime) -> tuple[PriceVersion, Price] | str:

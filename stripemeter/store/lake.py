@@ -293,6 +293,20 @@ def require_files(lake: Lake, day: date, files: DayFiles) -> None:
             _load(lake, kind, day, sha256)
 
 
+def find_file(lake: LocalLake, kind: Kind, day: date, sha256: str) -> Path:
+    """Where a day's file of a kind lies that has this hash: published, or staged while its archive is under way.
+
+    Raises:
+        InvariantBroken: no such file; names where it should be.
+    """
+    place = folder(kind, day)
+    for name in (_PARTS[kind], f"{_STAGED}{sha256}"):
+        content = lake.read(place, name)
+        if content is not None and _sha256(content) == sha256:
+            return lake.root / place / name
+    raise InvariantBroken(f"{place}/{_PARTS[kind]} is not there as it was archived: archive the day again")
+
+
 def folder(kind: Kind, day: date) -> str:
     """Where a day's file of a kind lies, below the lake's root."""
     return f"{kind}/month={day:%Y-%m}/day={day.isoformat()}"
