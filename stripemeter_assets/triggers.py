@@ -19,7 +19,7 @@ from stripemeter.pipeline.push import has_unpushed_usage
 from stripemeter.pipeline.reconciliation_report import delete_old_reports as delete_old_reconciliations
 from stripemeter.pipeline.slice_recounts import drain
 from stripemeter.runtime.settings import load_settings
-from stripemeter.store import stripe_events
+from stripemeter.store import payments, stripe_events
 from stripemeter.store.counter_days import dirty_days, stuck_days
 from stripemeter.store.dagster_events import delete_superseded_reports
 from stripemeter.store.ledger import ensure_month
@@ -50,6 +50,8 @@ RECONCILIATION_RETENTION = timedelta(days=90)
 """How long it is known what each comparison found; verdicts on days are kept."""
 INBOX_RETENTION = timedelta(days=90)
 """How long a processed event of Stripe's is kept; Stripe delivers one again for three days at most."""
+PAYMENT_RETENTION = timedelta(days=400)
+"""How long payments of settled invoices are kept: longer than any policy calls a customer recovered."""
 PUSH_PAUSE = timedelta(minutes=5)
 """How long nothing is requested after a push run failed as a whole."""
 
@@ -116,6 +118,7 @@ def tidy(context: dg.OpExecutionContext, postgres: PostgresResource) -> None:
         context.log.info(
             "deleted %d processed events", stripe_events.delete_processed(tx, before=now - INBOX_RETENTION)
         )
+        context.log.info("deleted %d old payments", payments.delete_old(tx, before=now - PAYMENT_RETENTION))
         context.log.info("deleted %d old reconciliation runs", delete_old(tx, before=now - RECONCILIATION_RETENTION))
     context.log.info("deleted %d reports of reconciliations", delete_old_reconciliations(settings.state, now=now))
     kept_from = now - timedelta(days=settings.backfill_report_days)

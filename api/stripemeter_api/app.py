@@ -20,6 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 import stripemeter
+from stripemeter.access.dunning import DunningPolicy
 from stripemeter.billing import BillingSink, Mode, open_sink
 from stripemeter.errors import InvalidInput, StripeMeterError
 from stripemeter.pipeline.ingest import GroupCommit
@@ -27,6 +28,7 @@ from stripemeter.pipeline.price_mappings import OpenAccount
 from stripemeter.runtime.settings import Settings
 from stripemeter.store.postgres import open_pool
 from stripemeter_api import (
+    access,
     adjustments,
     backfills,
     closings,
@@ -38,6 +40,7 @@ from stripemeter_api import (
     meters,
     metrics,
     openapi,
+    parity,
     projections,
     reconciliation,
     replay,
@@ -94,6 +97,11 @@ class Receiver:
             api.state.reconciliation_body_bytes = self._settings.reconciliation_body_limit_bytes
             api.state.webhook_body_bytes = self._settings.stripe_webhook_body_limit_bytes
             api.state.webhook_secrets = self._settings.webhook_secrets
+            api.state.dunning_policy = DunningPolicy(
+                days_until_blocked=self._settings.dunning_days_until_blocked,
+                days_recovered=self._settings.dunning_days_recovered,
+            )
+            api.state.dunning_mode = "live" if self._settings.allow_live else "shadow"
             api.state.max_adjustment_delta = self._settings.max_adjustment_delta
             api.state.open_account = _accounts(self._settings)
             api.state.probes = Probes(self._settings, pool)
@@ -151,6 +159,7 @@ def build_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     for router in (
+        access.router,
         adjustments.router,
         events.router,
         backfills.router,
@@ -160,6 +169,7 @@ def build_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         customers.router,
         mappings.router,
         meters.router,
+        parity.router,
         projections.router,
         reconciliation.router,
         replay.router,

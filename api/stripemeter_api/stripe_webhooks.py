@@ -1,7 +1,7 @@
 """POST /v1/stripe/webhooks: what Stripe tells by itself, kept before it is answered.
 
 Belongs here: the raw body, the signature header, the answer. Does not: verifying (`billing.webhooks`), keeping
-(`pipeline.stripe_events`), processing (Dagster).
+(`pipeline.stripe_events`), processing: payments are read at once (`pipeline.payments`), the rest by Dagster.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from fastapi import APIRouter, Depends, Header, Request
 
 from stripemeter.billing.webhooks import HEADER, verify_signature
 from stripemeter.errors import NotFound
+from stripemeter.pipeline.payments import record_payments
 from stripemeter.pipeline.stripe_events import keep_event
 from stripemeter_api.answers import JsonAnswer
 from stripemeter_api.bounded_bodies import BoundedBodyRoute
 from stripemeter_api.documents import Problem
 from stripemeter_api.errors import READ_PROBLEMS
-from stripemeter_api.state import Pool
+from stripemeter_api.state import Accounts, Pool
 from stripemeter_api.stripe_webhook_documents import WebhookAnswer
 
 
@@ -56,6 +57,7 @@ def receive_event(
     *,
     request: Request,
     pool: Pool,
+    accounts: Accounts,
     body: Annotated[bytes, Depends(_raw_body)],
     stripe_signature: Annotated[
         str | None, Header(alias=HEADER, description="Stripe's signature of the body: it is the authentication.")
@@ -66,4 +68,9 @@ def receive_event(
     if not secrets:
         raise NotFound("no event is taken: STRIPEMETER_STRIPE_WEBHOOK_SECRETS is not set")
     verify_signature(body, stripe_signature, secrets)
-    return JsonAnswer({"status": keep_event(pool, body, now=datetime.now(UTC))})
+    now = datetime.now(UTC)
+    kept = keep_event(pool, body, now=now)
+    if kept != "ignored":
+        # On disk already: what cannot be read now is read before the next answer about its customer.
+        record_payments(pool, accounts, now=now)
+    return JsonAnswer({"status": kept})

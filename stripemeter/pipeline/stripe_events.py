@@ -1,7 +1,8 @@
 """Keeping what Stripe tells by itself: from a verified body to a row of the inbox.
 
 Belongs here: reading both kinds of event, which types wait for somebody. Does not: signatures (`billing.webhooks`), the
-table (`store.stripe_events`), working through what waits (`pipeline.stripe_error_reports` and whoever else does).
+table (`store.stripe_events`), working through what waits (`pipeline.stripe_error_reports`, `pipeline.payments` and
+whoever else does).
 """
 
 from __future__ import annotations
@@ -20,7 +21,16 @@ from stripemeter.store.stripe_events import StripeEvent
 
 ERROR_REPORTS = frozenset({"v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found"})
 INVOICES = frozenset({"invoice.created", "invoice.finalized"})
-PROCESSED_TYPES = ERROR_REPORTS | INVOICES
+PAYMENTS = frozenset(
+    {
+        "invoice.payment_failed",
+        "invoice.paid",
+        "invoice.voided",
+        "customer.subscription.updated",
+        "customer.subscription.deleted",
+    }
+)
+PROCESSED_TYPES = ERROR_REPORTS | INVOICES | PAYMENTS
 """Types that wait to be processed; any other is kept as ignored."""
 
 Kept = Literal["waiting", "ignored", "duplicate"]

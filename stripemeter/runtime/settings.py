@@ -81,6 +81,13 @@ class Settings(BaseSettings):
         default="observe", validation_alias=AliasChoices("STRIPEMETER_CLOSING")
     )
 
+    dunning_days_until_blocked: int = Field(
+        default=14, ge=0, le=365, validation_alias=AliasChoices("STRIPEMETER_DUNNING_DAYS_UNTIL_BLOCKED")
+    )
+    dunning_days_recovered: int = Field(
+        default=7, ge=0, le=365, validation_alias=AliasChoices("STRIPEMETER_DUNNING_DAYS_RECOVERED")
+    )
+
     max_ingest_batch: int = Field(default=1000, ge=1, le=10_000, validation_alias=AliasChoices("MAX_INGEST_BATCH"))
     ingest_body_limit_bytes: int = Field(
         default=1_048_576,
