@@ -35,6 +35,7 @@ from stripemeter.cli import (
     reconcile,
     replay,
     restore_fence,
+    sim,
     stack,
     stripe,
 )
@@ -74,6 +75,7 @@ app.add_typer(prices.app, name="prices")
 app.add_typer(reconcile.app, name="reconcile")
 app.add_typer(reconcile.repair, name="repair")
 app.add_typer(push.app, name="push")
+app.add_typer(sim.app, name="sim")
 stripe.app.command("recheck")(recheck.recheck)
 app.add_typer(stripe.app, name="stripe")
 
