@@ -9,6 +9,7 @@ A part of an invoice is one item at one price over `[start, end)`; its usage is 
 from __future__ import annotations
 
 from stripe_emulator import invoice_documents as invoices
+from stripe_emulator import invoice_items
 from stripe_emulator.calls import Call, missing, new_id
 from stripe_emulator.periods import period_around
 from stripe_emulator.wire import Json, StripeError, plain
@@ -88,7 +89,8 @@ def close_item(call: Call, item: Json, *, is_kept: bool) -> None:
 def preview_parts(call: Call, found: Json) -> list[Json]:
     """What the next invoice would be made of."""
     end = items(call, found["id"])[0]["current_period_end"]
-    return [*_pending(call, found), *_metered_parts(call, found, end)]
+    waiting = invoice_items.waiting_parts(call, found["customer"], found["currency"])
+    return [*_pending(call, found), *_metered_parts(call, found, end), *waiting]
 
 
 def end_period(call: Call, found: Json) -> None:

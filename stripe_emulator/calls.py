@@ -5,6 +5,7 @@ Belongs here: Stripe's conventions across resources. Does not: a resource of its
 
 from __future__ import annotations
 
+import operator
 import secrets
 import string
 from collections.abc import Sequence
@@ -105,6 +106,16 @@ def page(call: Call, items: Sequence[Json]) -> Json:
         "has_more": first + limit < len(items),
         "url": call.path,
     }
+
+
+def was_created(at: int, created: Json | int | None) -> bool:
+    """Whether an instant is what a list's parameter `created` asks for."""
+    if created is None:
+        return True
+    if isinstance(created, int):
+        return at == created
+    compared = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
+    return all(compared[name](at, bound) for name, bound in created.items())
 
 
 def check_implemented(call: Call, names: set[str], expandable: set[str] | None = None) -> None:

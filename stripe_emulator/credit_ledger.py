@@ -144,6 +144,8 @@ def _order_of_use(grant: Json) -> tuple[int, float, bool, int, int]:
 
 def _covers(call: Call, grant: Json, line: Json) -> bool:
     """Whether a line is of a metered price in the grant's scope and currency."""
+    if line["pricing"] is None:
+        return False
     price_id = line["pricing"]["price_details"]["price"]
     price = call.state.find_object(call.account, "price", price_id)
     if price is None or price.body["recurring"]["meter"] is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 
-from stripe_emulator import credit_ledger, events, knobs, summaries
+from stripe_emulator import credit_ledger, events, invoice_items, knobs, summaries
 from stripe_emulator.calls import Call, missing, new_id
 from stripe_emulator.meters import KIND as METER
 from stripe_emulator.pricing import PricedLine, price_lines
@@ -26,6 +26,9 @@ _DECIMALS = 12
 def draft(call: Call, subscription: Json, parts: list[Json], *, reason: str) -> Json:
     """A new draft of a subscription; the clock finalizes it after the grace."""
     invoice_id = new_id("in")
+    waiting = invoice_items.waiting_parts(call, subscription["customer"], subscription["currency"])
+    invoice_items.put_on(call, waiting, invoice_id)
+    parts = [*parts, *waiting]
     lines = draft_lines(call, subscription["customer"], invoice_id, parts)
     invoice = compose(call, subscription, invoice_id, parts, lines, reason=reason)
     deadline = call.now + knobs.grace_seconds(call.state)
@@ -170,12 +173,15 @@ def draft_lines(call: Call, customer: str, invoice_id: str, parts: list[Json]) -
 
 def price_parts(call: Call, customer: str, invoice_id: str, parts: list[Json]) -> list[Json]:
     """Lines of all parts with the usage known now."""
+    return [line for number, part in enumerate(parts) for line in _part_lines(call, customer, invoice_id, part, number)]
+
+
+def _part_lines(call: Call, customer: str, invoice_id: str, part: Json, number: int) -> list[Json]:
+    if part["kind"] == "amount":
+        return [invoice_items.line_of(invoice_id, part)]
     rounding = knobs.line_rounding(call.state)
-    return [
-        _line(invoice_id, part, number, line)
-        for number, part in enumerate(parts)
-        for line in price_lines(part["price"], Fraction(usage(call, customer, part)), rounding)
-    ]
+    quantity = Fraction(usage(call, customer, part))
+    return [_line(invoice_id, part, number, line) for line in price_lines(part["price"], quantity, rounding)]
 
 
 def usage(call: Call, customer: str, part: Json) -> Decimal:

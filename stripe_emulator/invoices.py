@@ -5,11 +5,9 @@ Belongs here: the `/v1/invoices` handlers. Does not: how they are made (`invoice
 
 from __future__ import annotations
 
-import operator
-
 from stripe_emulator import billing, clocks, credit_ledger, events, knobs
 from stripe_emulator import invoice_documents as documents
-from stripe_emulator.calls import Call, check_implemented, merged_metadata, new_id, page
+from stripe_emulator.calls import Call, check_implemented, merged_metadata, new_id, page, was_created
 from stripe_emulator.wire import Json, StripeError
 
 _PAGED = {"limit", "starting_after", "ending_before"}
@@ -33,7 +31,7 @@ def list_all(call: Call) -> Json:
             for found in stored
             if status in (None, found.body["status"])
             and subscription in (None, found.body["parent"]["subscription_details"]["subscription"])
-            and _was_created(found.body, call.parameters.get("created"))
+            and was_created(found.body["created"], call.parameters.get("created"))
         ],
     )
 
@@ -112,12 +110,3 @@ def void(call: Call) -> Json:
 
 def _advances(call: Call, invoice: Json) -> bool:
     return bool(call.parameters.get("auto_advance", invoice["auto_advance"]))
-
-
-def _was_created(invoice: Json, created: Json | int | None) -> bool:
-    if created is None:
-        return True
-    if isinstance(created, int):
-        return bool(invoice["created"] == created)
-    compared = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
-    return all(compared[name](invoice["created"], bound) for name, bound in created.items())
