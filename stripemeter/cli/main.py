@@ -15,6 +15,7 @@ import typer
 import stripemeter
 from stripemeter.cli import (
     adjustments,
+    backtest,
     closing,
     counters,
     customers,
@@ -29,6 +30,8 @@ from stripemeter.cli import (
     logs,
     mappings,
     meters,
+    parity,
+    plans,
     prices,
     push,
     recheck,
@@ -58,6 +61,7 @@ app.command("emulator")(emulator.emulator)
 app.command("migrate")(database.migrate)
 app.command("demo")(demo.demo)
 app.command("query")(lake.query)
+app.command("backtest")(backtest.backtest)
 app.command("ingest")(files.ingest)
 app.command("replay")(replay.replay)
 app.command("restore-fence")(restore_fence.restore_fence)
@@ -71,6 +75,8 @@ app.add_typer(explain.app, name="explain")
 app.add_typer(lake.app, name="lake")
 app.add_typer(mappings.app, name="mappings")
 app.add_typer(meters.app, name="meters")
+app.add_typer(parity.app, name="parity")
+app.add_typer(plans.app, name="plans")
 app.add_typer(prices.app, name="prices")
 app.add_typer(reconcile.app, name="reconcile")
 app.add_typer(reconcile.repair, name="repair")

@@ -54,11 +54,22 @@ def judge_day(day: DayState, *, now: datetime) -> Verdict:
     """The verdict on one day."""
     if day.stripe is None:
         return Verdict(status="unknown", cause="unreachable")
-    if day.stripe == day.counted:
-        return Verdict(status="ok", cause=None)
-    tolerated = abs(day.counted) * EPSILON_RATIO
-    status: Status = "within_epsilon" if abs(day.counted - day.stripe) <= tolerated else "drift"
-    return Verdict(status=status, cause=_cause(day, day.stripe, now))
+    status = judge_difference(day.counted, day.stripe)
+    return Verdict(status=status, cause=None if status == "ok" else _cause(day, day.stripe, now))
+
+
+def judge_difference(ours: Decimal, theirs: Decimal, *, floor: Decimal = Decimal(0)) -> Status:
+    """What to think of two numbers that should be one: `ok` only when they are, to the last digit.
+
+    Args:
+        ours: of which a share of EPSILON_RATIO is tolerated.
+        theirs: what somebody else says.
+        floor: a difference that is tolerated however small ours is.
+    """
+    if ours == theirs:
+        return "ok"
+    tolerated = max(abs(ours) * EPSILON_RATIO, floor)
+    return "within_epsilon" if abs(ours - theirs) <= tolerated else "drift"
 
 
 def _cause(day: DayState, stripe: Decimal, now: datetime) -> Cause:

@@ -51,20 +51,22 @@ def preview_invoices(
         Unavailable: the database is down, or its counters belong to another cluster.
     """
     usage = load_priced_usage(pool, tenant_id=tenant_id, customer_ref=customer_ref, at=at, now=now)
+    return InvoicePreviews(usage=usage, invoices=invoices_of(usage, rounding))
+
+
+def invoices_of(usage: PricedUsage, rounding: Rounding) -> tuple[InvoicePreview, ...]:
+    """The invoices of priced usage: one for each account, currency and period."""
     groups: defaultdict[tuple[str, str, datetime, datetime], list[PricedMetric]] = defaultdict(list)
     for metric in usage.priced:
         key = metric.stripe_account_id or "", metric.price.currency, metric.segment.start, metric.segment.end
         groups[key].append(metric)
     simulator = InvoiceSimulator(rounding)
-    return InvoicePreviews(
-        usage=usage,
-        invoices=tuple(
-            InvoicePreview(
-                stripe_account_id=metrics[0].stripe_account_id,
-                invoice=simulator.simulate(_inputs(usage.customer_ref, metrics)),
-            )
-            for _, metrics in sorted(groups.items())
-        ),
+    return tuple(
+        InvoicePreview(
+            stripe_account_id=metrics[0].stripe_account_id,
+            invoice=simulator.simulate(_inputs(usage.customer_ref, metrics)),
+        )
+        for _, metrics in sorted(groups.items())
     )
 
 

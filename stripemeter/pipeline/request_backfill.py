@@ -158,6 +158,24 @@ def cancel_backfill(pool: ConnectionPool, backfill_id: UUID, *, tenant_id: str |
     return backfill
 
 
+def parse_source_url(source_url: str, readable: Collection[str]) -> FileFormat:
+    """The format of an object in S3 that a request names; the object is not looked at.
+
+    Raises:
+        InvalidInput: no s3:// address, in none of the folders `readable`, or its name says no format.
+    """
+    if not _S3.fullmatch(source_url):
+        raise InvalidInput(
+            "sourceUrl must be s3://BUCKET/KEY: files of a machine are read by the command line alone",
+            field="sourceUrl",
+        )
+    _require_readable(source_url, readable)
+    try:
+        return format_of(source_url)
+    except InvalidInput as error:
+        raise InvalidInput(str(error), field="sourceUrl") from error
+
+
 def _source(
     asked: BackfillRequest, max_events: int, readable: Collection[str]
 ) -> tuple[SourceType, str, FileFormat, bytes | None]:
@@ -169,16 +187,7 @@ def _source(
         return "csv", "", "csv", asked.csv_data.encode()
     if asked.source_url is None:
         raise InvalidInput("Either events or csvData must be provided, or a sourceUrl", field="events")
-    if not _S3.fullmatch(asked.source_url):
-        raise InvalidInput(
-            "sourceUrl must be s3://BUCKET/KEY: files of a machine are loaded with `stripemeter ingest`",
-            field="sourceUrl",
-        )
-    _require_readable(asked.source_url, readable)
-    try:
-        return "url", asked.source_url, format_of(asked.source_url), None
-    except InvalidInput as error:
-        raise InvalidInput(str(error), field="sourceUrl") from error
+    return "url", asked.source_url, parse_source_url(asked.source_url, readable), None
 
 
 def _require_readable(source_url: str, readable: Collection[str]) -> None:

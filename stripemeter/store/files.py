@@ -25,19 +25,17 @@ from obstore.store import S3Store
 
 from stripemeter.errors import Conflict, InvalidInput, NotFound, Unavailable
 from stripemeter.metering.rows import FailedRow
+from stripemeter.store.text_lines import TextLines, UnreadableLineError
 
 FileFormat = Literal["csv", "jsonl", "parquet"]
 FORMATS: Mapping[str, FileFormat] = {
     ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
-MAX_LINE_BYTES = 1_048_576
-"""Of one line: as much as a whole request may have. A longer one is a failed row and is never held whole."""
 READ_BYTES = 4 * 1_048_576
 """Of one request to S3: large enough that round trips do not count."""
 PARQUET_ROWS = 50_000
 """Of one look into a Parquet file: slices, because Polars' own batches run ahead of a slow reader (measured: twice the
 memory)."""
-BOM = b"\xef\xbb\xbf"
 
 Row = Mapping[str, object] | FailedRow
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -62,10 +60,18 @@ class SourceFile:
 
 
 class Rows(Protocol):
-    """Rows in the order of the file. After each, `position` is where to read on; `size` is the position of the end."""
+    """Rows in the order of the file. After each, `position` is where to read on; `size` is the position of the end.
+
+    `line` is the last line read of the file, counted from where reading began; of Parquet the row.
+    """
 
     position: int
     size: int
+
+    @property
+    def line(self) -> int:
+        """The line that the last row ended on."""
+        ...
 
     @property
     def columns(self) -> Sequence[str] | None:
@@ -164,11 +170,11 @@ class CsvRows:
     """RFC 4180 with a heading: commas, quotes, line ends inside quotes, LF or CRLF, UTF-8 with or without BOM."""
 
     def __init__(self, stream: BinaryIO, *, size: int, position: int) -> None:
-        self._lines = _Lines(stream)
+        self._lines = TextLines(stream)
         self.size = size
         try:
             self._columns = next(csv.reader(self._lines, strict=True), [])
-        except (csv.Error, _UnreadableLineError) as error:
+        except (csv.Error, UnreadableLineError) as error:
             self.close()
             raise InvalidInput(f"the heading cannot be read: {error}", field="columns") from error
         if not self._columns:
@@ -182,6 +188,11 @@ class CsvRows:
     def columns(self) -> Sequence[str]:
         """The heading."""
         return self._columns
+
+    @property
+    def line(self) -> int:
+        """The line that the last row ended on."""
+        return self._lines.count
 
     def close(self) -> None:
         """Let go of the file."""
@@ -200,7 +211,7 @@ class CsvRows:
                 return
             except csv.Error as error:
                 row = FailedRow("", "malformed_csv", f"the row is not CSV: {error}")
-            except _UnreadableLineError as error:
+            except UnreadableLineError as error:
                 row = FailedRow("", error.code, str(error))
             else:
                 if len(record) == width:
@@ -218,7 +229,7 @@ class JsonlRows:
     """One JSON object per line, UTF-8; empty lines are no rows."""
 
     def __init__(self, stream: BinaryIO, *, size: int, position: int) -> None:
-        self._lines = _Lines(stream)
+        self._lines = TextLines(stream)
         self.size = size
         if position:
             self._lines.seek(position)
@@ -228,6 +239,11 @@ class JsonlRows:
     def columns(self) -> None:
         """Each row has its own names."""
         return
+
+    @property
+    def line(self) -> int:
+        """The line that the last row ended on."""
+        return self._lines.count
 
     def close(self) -> None:
         """Let go of the file."""
@@ -241,7 +257,7 @@ class JsonlRows:
                 line = next(self._lines).strip()
             except StopIteration:
                 return
-            except _UnreadableLineError as error:
+            except UnreadableLineError as error:
                 row = FailedRow("", error.code, str(error))
             else:
                 row = _json_row(line) if line else None
@@ -270,6 +286,11 @@ class ParquetRows:
         """The columns."""
         return self._columns
 
+    @property
+    def line(self) -> int:
+        """The row."""
+        return self.position
+
     def close(self) -> None:
         """Nothing stays open between batches."""
 
@@ -280,52 +301,6 @@ class ParquetRows:
             for row in self._frame.slice(self.position, PARQUET_ROWS).collect().iter_rows(named=True):
                 self.position += 1
                 yield row
-
-
-class _UnreadableLineError(Exception):
-    """A line that cannot be read as text; the lines after it can."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class _Lines:
-    """Lines of a stream as text, and where the next one begins. An over-long line is read past, never held."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.position = 0
-
-    def close(self) -> None:
-        """Close the stream."""
-        self._stream.close()
-
-    def seek(self, position: int) -> None:
-        """Go on at a position."""
-        self._stream.seek(position)
-        self.position = position
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._stream.readline(MAX_LINE_BYTES)
-        if not line:
-            raise StopIteration
-        is_first = self.position == 0
-        self.position += len(line)
-        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-            while line and not line.endswith(b"\n"):
-                line = self._stream.readline(MAX_LINE_BYTES)
-                self.position += len(line)
-            raise _UnreadableLineError("row_too_long", f"the line has more than {MAX_LINE_BYTES} bytes")
-        if is_first:
-            line = line.removeprefix(BOM)
-        try:
-            return line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise _UnreadableLineError("not_utf8", f"the line is not UTF-8: {error.reason}") from error
 
 
 class _S3Reader(io.RawIOBase):

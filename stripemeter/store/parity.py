@@ -1,0 +1,78 @@
+"""What a tenant has that an export should have, too: customers and meters, without their numbers.
+
+Belongs here: listing what was counted, telling known references and names. Does not: the numbers (`store.usage`,
+`store.usage_windows`), what an export says (`pipeline.parity`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from stripemeter.errors import TookTooLong
+from stripemeter.metering.days import day_of
+from stripemeter.metering.readings import UNMATCHED, read_meters
+from stripemeter.metering.rulebook import Rulebook
+from stripemeter.store.metered_usage import UNFILTERED, load_events, load_head
+from stripemeter.store.postgres import Tx
+from stripemeter.store.sql import load_queries
+
+_Q = load_queries("parity")
+_TICK = timedelta(microseconds=1)
+MOST_PAIRS = 1_000_000
+"""Customers times meters of one comparison."""
+
+
+def list_used(
+    tx: Tx, rulebook: Rulebook, *, tenant_id: str, start: datetime, end: datetime, now: datetime
+) -> set[tuple[str, str]]:
+    """Each customer, by its own reference, and meter that may have usage or adjustments in `[start, end)`.
+
+    More than have any: a day's counters may lie outside of it, and an adjustment may not be approved.
+
+    Raises:
+        TookTooLong: there are more than MOST_PAIRS.
+        Unavailable: the counters belong to another cluster.
+    """
+    rules = rulebook.of(tenant_id)
+    parameters = {
+        "tenant_id": tenant_id,
+        "first_on": day_of(start),
+        "last_on": day_of(end - _TICK),
+        "from_ts": start,
+        "until_ts": end,
+        "most": MOST_PAIRS + 1,
+    }
+    rows = tx.execute(_Q["list_counted"], parameters, prepare=False).fetchall()
+    if len(rows) > MOST_PAIRS:
+        raise TookTooLong(f"more than {MOST_PAIRS} customers and metrics have usage: compare a shorter period")
+    head = load_head(tx, tenant_id, refs=None, metrics=None, now=now)
+    tail = load_events(
+        tx,
+        {
+            "tenant_id": tenant_id,
+            "refs": None,
+            "metrics": None,
+            "withheld": list(head.withheld),
+            "since_xid": head.folded_below,
+            "from_ts": start,
+            "until_ts": end,
+            "most": MOST_PAIRS + 1,
+            **UNFILTERED,
+        },
+    )
+    found = {(rules.customer_of(customer), meter) for customer, meter in rows}
+    if not tail.is_empty():
+        read = read_meters(tail, rulebook).select("customer_ref", "meter").unique()
+        found |= {(customer, meter) for customer, meter in read.iter_rows() if meter != UNMATCHED}
+    return found
+
+
+def find_customers(tx: Tx, tenant_id: str, refs: Collection[str]) -> set[str]:
+    """Those of some own references that anything was ever counted or recorded of."""
+    return {row[0] for row in tx.execute(_Q["find_customers"], {"tenant_id": tenant_id, "refs": sorted(refs)})}
+
+
+def find_meters(tx: Tx, tenant_id: str, names: Collection[str]) -> set[str]:
+    """Those of some names that anything was ever counted under, or that the tenant has priced itself."""
+    return {row[0] for row in tx.execute(_Q["find_meters"], {"tenant_id": tenant_id, "names": sorted(names)})}
