@@ -1631,7 +1631,7 @@ create table simulation_scenarios (
     name text not null check (length(name) between 1 and 255),
     description text not null,
     version text not null check (length(version) between 1 and 255),
-    tags text [] not null,
+    tags text[] not null,
     document json not null,
     revision integer not null check (revision > 0),
     is_active boolean not null,
