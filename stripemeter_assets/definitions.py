@@ -10,8 +10,8 @@ from typing import Any
 
 import dagster as dg
 
-from stripemeter_assets import backfills, closing, retention, stripe_events, triggers
-from stripemeter_assets.assets import archive, counters, events, invoice_closings, pushes, reconciliations
+from stripemeter_assets import backfills, closing, retention, simulations, stripe_events, triggers
+from stripemeter_assets.assets import archive, backtests, counters, events, invoice_closings, pushes, reconciliations
 from stripemeter_assets.resources import LakeResource, PostgresResource, StripeResource
 
 
@@ -25,6 +25,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             pushes.pushes,
             reconciliations.reconciliations,
             invoice_closings.invoice_closings,
+            backtests.backtests,
         ],
         asset_checks=[
             events.events_arrive,
@@ -48,6 +49,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             triggers.housekeeping,
             retention.retention,
             backfills.backfill,
+            simulations.simulations,
             closing.close,
             stripe_events.stripe_error_reports,
         ],
@@ -57,6 +59,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             triggers.unpushed_usage,
             triggers.requested_reconciliations,
             backfills.pending_backfills,
+            simulations.pending_simulations,
             closing.told_invoices,
             stripe_events.reported_rows,
         ],

@@ -17,6 +17,7 @@ ASSETS = {
     "pushes": "billing",
     "reconciliations": "billing",
     "invoice_closings": "billing",
+    "backtests": "pricing",
 }
 
 
@@ -33,6 +34,7 @@ def test_the_assets_are_the_pipeline() -> None:
         "pushes": ["counters"],
         "reconciliations": ["pushes"],
         "invoice_closings": ["reconciliations"],
+        "backtests": ["event_archive", "counters"],
     }
 
 
