@@ -167,7 +167,10 @@ class Ledger:
             if self.rules.meters:  # whose levels may last from before
                 halves.append(events.filter(pl.col("ts") < start))
             self._parts[key] = [
-                part for half in halves for part in parts_of_frame(aggregate(read_meters(half, rulebook)))
+                part
+                for half in halves
+                if not half.is_empty()
+                for part in parts_of_frame(aggregate(read_meters(half, rulebook)))
             ]
         return self._parts[key]
 
