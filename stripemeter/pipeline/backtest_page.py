@@ -92,12 +92,18 @@ def _month_chart(baseline: PlanRevenue, comparisons: Sequence[Comparison]) -> st
     months = sorted({month for _, rows in by_plan for month, _, _ in rows})
     columns = [(baseline.name, {month: before for month, before, _ in by_plan[0][1]})]
     columns += [(name, {month: after for month, _, after in rows}) for name, rows in by_plan]
-    groups = [_money_bars(name, [amounts.get(month, 0) for month in months], currency) for name, amounts in columns]
+    groups = [
+        _money_bars(name, place, [amounts.get(month, 0) for month in months], currency)
+        for place, (name, amounts) in enumerate(columns)
+    ]
     return bar_chart("Revenue by month", months, groups, _money_ticks(groups, currency))
 
 
 def _bucket_chart(comparisons: Sequence[Comparison]) -> str:
-    groups = [_count_bars(comparison.candidate.name, count_buckets(comparison)) for comparison in comparisons]
+    groups = [
+        _count_bars(comparison.candidate.name, place, count_buckets(comparison))
+        for place, comparison in enumerate(comparisons, start=1)
+    ]
     return bar_chart("Customers by change", BUCKETS, groups, _count_ticks(groups))
 
 
@@ -111,9 +117,9 @@ def _distribution_chart(comparisons: Sequence[Comparison]) -> str:
         bounds.append(bounds[-1] * 10)
     names = ["nothing", *(f"up to {bound // unit:,}" for bound in bounds[1:])]
     groups = []
-    for name, amounts in columns:
+    for place, (name, amounts) in enumerate(columns):
         counts = [int((amounts <= bound).sum()) for bound in bounds]
-        groups.append(_count_bars(name, [counts[0], *(above - below for below, above in pairwise(counts))]))
+        groups.append(_count_bars(name, place, [counts[0], *(above - below for below, above in pairwise(counts))]))
     return bar_chart("Customers by what they pay", names, groups, _count_ticks(groups))
 
 
@@ -159,12 +165,13 @@ def _metrics(backtest: Backtest) -> Iterator[list[str]]:
             ]
 
 
-def _money_bars(name: str, amounts: Sequence[int], currency: str) -> Bars:
-    return Bars(name=name, values=amounts, labels=[f"{amount_text(amount, currency)} {currency}" for amount in amounts])
+def _money_bars(name: str, colour: int, amounts: Sequence[int], currency: str) -> Bars:
+    labels = [f"{amount_text(amount, currency)} {currency}" for amount in amounts]
+    return Bars(name=name, colour=colour, values=amounts, labels=labels)
 
 
-def _count_bars(name: str, counts: Sequence[int]) -> Bars:
-    return Bars(name=name, values=counts, labels=[f"{count:,} customers" for count in counts])
+def _count_bars(name: str, colour: int, counts: Sequence[int]) -> Bars:
+    return Bars(name=name, colour=colour, values=counts, labels=[f"{count:,} customers" for count in counts])
 
 
 def _money_ticks(groups: Sequence[Bars], currency: str) -> list[tuple[int, str]]:

@@ -14,6 +14,8 @@ COLOURS = ("#6b7280", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#5
 _WIDTH, _HEIGHT = 960, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 90, 12, 46, 58
 _TICKS = 4
+_SHORT = 12
+"""Characters that fit on one line beneath their bars."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +24,13 @@ class Bars:
 
     Args:
         name: for the legend.
+        colour: its place in COLOURS, from where they begin anew.
         values: whole numbers, one a category, not negative.
         labels: what each is, in words.
     """
 
     name: str
+    colour: int
     values: Sequence[int]
     labels: Sequence[str]
 
@@ -56,7 +60,7 @@ def bar_chart(title: str, categories: Sequence[str], groups: Sequence[Bars], tic
     for place, category in enumerate(categories):
         left = _LEFT * 100 + place * slot + slot // 10
         for number, group in enumerate(groups):
-            parts.append(_bar(group, place, number, left + number * width, width, greatest, category))
+            parts.append(_bar(group, place, left + number * width, width, greatest, category))
         middle = _LEFT * 100 + place * slot + slot // 2
         place_of_words = f'x="{_pixels(middle)}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle"'
         parts.append(f"<text {place_of_words}>{_wrapped(category, middle)}</text>")
@@ -81,30 +85,30 @@ def _tick(height: int, label: str, greatest: int) -> str:
     )
 
 
-def _bar(group: Bars, place: int, number: int, left: int, width: int, greatest: int, category: str) -> str:
+def _bar(group: Bars, place: int, left: int, width: int, greatest: int, category: str) -> str:
     top = _y_hundredths(group.values[place], greatest)
     height = (_HEIGHT - _BOTTOM) * 100 - top
     words = escape(f"{category}, {group.name}: {group.labels[place]}")
     return (
         f'<rect x="{_pixels(left)}" y="{_pixels(top)}" width="{_pixels(width)}" height="{_pixels(height)}"'
-        f' fill="{COLOURS[number % len(COLOURS)]}"><title>{words}</title></rect>'
+        f' fill="{COLOURS[group.colour % len(COLOURS)]}"><title>{words}</title></rect>'
     )
 
 
 def _legend(number: int, group: Bars) -> str:
     x = _LEFT + number * 200
-    colour = COLOURS[number % len(COLOURS)]
+    colour = COLOURS[group.colour % len(COLOURS)]
     box = f'<rect x="{x}" y="12" width="12" height="12" fill="{colour}"/>'
     return f'{box}<text x="{x + 18}" y="22">{escape(group.name)}</text>'
 
 
 def _wrapped(category: str, middle: int) -> str:
     """The words on up to three lines."""
+    if len(category) <= _SHORT:
+        return escape(category)
     words = category.split()
     third = -(-len(words) // 3)
-    lines = (
-        [" ".join(words[start : start + third]) for start in range(0, len(words), third)] if len(words) > 1 else words
-    )
+    lines = [" ".join(words[start : start + third]) for start in range(0, len(words), third)]
     return "".join(
         f'<tspan x="{_pixels(middle)}" dy="{0 if number == 0 else 13}">{escape(line)}</tspan>'
         for number, line in enumerate(lines)
