@@ -7,7 +7,7 @@ Nothing runs by itself: before each request, what should have happened by then h
 
 from __future__ import annotations
 
-from stripe_emulator import billing, clocks, credit_ledger
+from stripe_emulator import billing, clocks, credit_ledger, payments
 from stripe_emulator import invoice_documents as invoices
 from stripe_emulator.calls import Call
 from stripe_emulator.state import State
@@ -24,6 +24,8 @@ def catch_up(state: State, account: str, now: int, *, clock: str | None = None) 
                 billing.end_period(call, billing.subscription(call, object_id))
             case invoices.KIND:
                 invoices.finalize_by_clock(call, object_id)
+            case payments.ATTEMPT:
+                payments.attempt_due(call, object_id)
             case clocks.KIND:
                 clocks.arrive(call, object_id)
             case clocks.DELETION:

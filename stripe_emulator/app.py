@@ -33,7 +33,7 @@ from stripe_emulator.routes import HANDLERS
 from stripe_emulator.state import State
 from stripe_emulator.transport import break_connection
 from stripe_emulator.v2_routes import check_v2_answer, check_v2_parameters, find_route
-from stripe_emulator.wire import Answer, Json, StripeError, encode_json
+from stripe_emulator.wire import Answer, Json, OutcomeError, StripeError, encode_json
 
 IDEMPOTENCY_SECONDS = 24 * 3_600
 V2_IDEMPOTENCY_SECONDS = 30 * 86_400
@@ -179,8 +179,10 @@ class Emulator:
             if handler is None:
                 raise unrecognized(received.method, received.path)
             with self.state.attempt():  # a refusal changes nothing
-                body = handler(self._call(received, path_parameters, parameters, fault))
-            answer = Answer(status=200, body=body)
+                try:
+                    answer = Answer(status=200, body=handler(self._call(received, path_parameters, parameters, fault)))
+                except OutcomeError as outcome:
+                    answer = outcome.answer
         except StripeError as error:
             answer = error.answer
         check_response(operation, answer.status, answer.body)

@@ -1,22 +1,33 @@
 """Customers and the account: who is billed, and by whom.
 
-Belongs here: the `/v1/customers` and `/v1/account` handlers. Does not: cards, subscriptions, balances.
+Belongs here: the `/v1/customers` and `/v1/account` handlers. Does not: payment methods, subscriptions, balances.
 """
 
 from __future__ import annotations
 
-from stripe_emulator import clocks
+from stripe_emulator import clocks, payment_methods
 from stripe_emulator.calls import Call, find_or_404, missing, new_id, page
 from stripe_emulator.state import StoredObject
 from stripe_emulator.wire import Json, StripeError
 
 KIND = "customer"
-_SETTABLE = {"address", "description", "email", "metadata", "name", "phone", "preferred_locales", "shipping"}
+_SETTABLE = {
+    "address",
+    "description",
+    "email",
+    "invoice_settings",
+    "metadata",
+    "name",
+    "phone",
+    "preferred_locales",
+    "shipping",
+}
 
 
 def create(call: Call) -> Json:
-    """`POST /v1/customers`: with `test_clock` in the time of that clock, for good."""
-    given = {name: value for name, value in call.parameters.items() if name != "test_clock"}
+    """`POST /v1/customers`: with `test_clock` in the time of that clock, for good; `payment_method` is attached."""
+    apart = ("payment_method", "test_clock")
+    given = {name: value for name, value in call.parameters.items() if name not in apart}
     if "test_clock" in call.parameters:
         call = clocks.attaching(call, call.parameters["test_clock"])
     customer: Json = {
@@ -47,8 +58,18 @@ def create(call: Call) -> Json:
         "tax_exempt": "none",
         "test_clock": call.clock,
     }
-    customer = _with_changes(customer, given)
+    settings = given.pop("invoice_settings", {})
+    customer = _with_changes(call, customer, given)
     call.state.insert_object(call.account, KIND, customer)
+    if "payment_method" in call.parameters:
+        given_id = call.parameters["payment_method"]
+        method = payment_methods.attach(call, given_id, customer["id"])
+        # A test card is named by the same word where it becomes the default.
+        if settings.get("default_payment_method") == given_id:
+            settings = {**settings, "default_payment_method": method["id"]}
+    if settings:
+        customer = _with_changes(call, customer, {"invoice_settings": settings})
+        call.state.replace_object(call.account, KIND, customer)
     return customer
 
 
@@ -59,7 +80,7 @@ def retrieve(call: Call) -> Json:
 
 def update(call: Call) -> Json:
     """`POST /v1/customers/{customer}`."""
-    customer = _with_changes(_living(call).body, call.parameters)
+    customer = _with_changes(call, _living(call).body, call.parameters)
     call.state.replace_object(call.account, KIND, customer)
     return customer
 
@@ -119,7 +140,7 @@ def _living(call: Call) -> StoredObject:
     return stored
 
 
-def _with_changes(customer: Json, parameters: Json) -> Json:
+def _with_changes(call: Call, customer: Json, parameters: Json) -> Json:
     unknown = sorted(parameters.keys() - _SETTABLE - {"expand"})
     if unknown:
         raise StripeError(400, f"The emulator does not implement parameter: {unknown[0]}", param=unknown[0])
@@ -129,11 +150,23 @@ def _with_changes(customer: Json, parameters: Json) -> Json:
         if name == "metadata":
             kept = {} if value == "" else {**customer["metadata"], **value}
             changed[name] = {key: text for key, text in kept.items() if text != ""}
+        elif name == "invoice_settings":
+            changed[name] = {**customer[name], **_invoice_settings(call, customer["id"], value)}
         elif name == "preferred_locales":
             changed[name] = value
         else:
             changed[name] = None if value == "" else value
     return changed
+
+
+def _invoice_settings(call: Call, customer_id: str, given: Json) -> Json:
+    for name in sorted(given.keys() - {"default_payment_method"}):
+        param = f"invoice_settings[{name}]"
+        raise StripeError(400, f"The emulator does not implement parameter: {param}", param=param)
+    method_id = given.get("default_payment_method")
+    if method_id:
+        payment_methods.of_customer(call, method_id, customer_id)
+    return {"default_payment_method": method_id or None}
 
 
 def _is_created_in(created: int, wanted: int | Json | None) -> bool:

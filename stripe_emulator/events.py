@@ -16,14 +16,14 @@ THIN = "v2.core.event"
 KEPT_SECONDS = 30 * 86_400
 
 
-def tell(call: Call, kind: str, subject: Json) -> None:
-    """Make a snapshot event about an object as it is now, and have it delivered."""
+def tell(call: Call, kind: str, subject: Json, *, previous: Json | None = None) -> None:
+    """Make a snapshot event about an object as it is now, and have it delivered; `previous`: what was otherwise."""
     event: Json = {
         "id": new_id("evt"),
         "object": "event",
         "api_version": document_version(),
         "created": call.world_now,
-        "data": {"object": subject},
+        "data": {"object": subject} if previous is None else {"object": subject, "previous_attributes": previous},
         "livemode": False,
         "pending_webhooks": 0,
         "request": {"id": call.request_id, "idempotency_key": call.idempotency_key},

@@ -2,7 +2,7 @@
 
 Belongs here: drafting, lines, totals, the steps of a status. Does not: routes (`invoices`), when (`billing`), what a
 quantity costs (`pricing`).
-Rules P1-P4 and L1-L7 of `RULES.md`. No cards: what is charged automatically is paid when it is finalized.
+Rules P1-P4 and L1-L7 of `RULES.md`. Collecting is `payments`'.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 
-from stripe_emulator import credit_ledger, events, invoice_items, knobs, summaries
+from stripe_emulator import credit_ledger, events, invoice_items, knobs, payment_methods, summaries
 from stripe_emulator.calls import Call, missing, new_id
 from stripe_emulator.meters import KIND as METER
 from stripe_emulator.pricing import PricedLine, price_lines
@@ -18,6 +18,8 @@ from stripe_emulator.wire import Json, StripeError, plain
 
 KIND = "invoice"
 LINES = "invoice_lines"
+PAYMENT = "invoice_payment"
+"""The alarm of the next attempt to collect an invoice."""
 _EMBEDDED = 10
 _DECIMALS = 12
 """Stripe's `quantity_decimal` and `unit_amount_decimal` have at most this many places."""
@@ -31,7 +33,9 @@ def draft(call: Call, subscription: Json, parts: list[Json], *, reason: str) -> 
     parts = [*parts, *waiting]
     lines = draft_lines(call, subscription["customer"], invoice_id, parts)
     invoice = compose(call, subscription, invoice_id, parts, lines, reason=reason)
-    deadline = call.now + knobs.grace_seconds(call.state)
+    deadline: int | None = call.now + knobs.grace_seconds(call.state)
+    if subscription["status"] == "unpaid":  # D7: collecting has been given up
+        invoice["auto_advance"], deadline = False, None
     invoice["automatically_finalizes_at"] = deadline
     call.state.insert_object(call.account, KIND, invoice, name=subscription["customer"])
     call.state.insert_object(call.account, LINES, {"id": invoice_id, "parts": parts, "lines": lines})
@@ -76,6 +80,7 @@ def compose(
         "issuer": {"type": "self"},
         "livemode": False,
         "metadata": {},
+        "next_payment_attempt": None,
         "number": None,
         "parent": {
             "type": "subscription_details",
@@ -108,7 +113,9 @@ def finalize_by_clock(call: Call, invoice_id: str) -> None:
 
 
 def finalize(call: Call, invoice: Json) -> Json:
-    """Read the usage again, fix the lines for good, pay when it is charged automatically and advances, or is nothing.
+    """Read the usage again, fix the lines for good, pay what is nothing; what is charged by itself is, or is tried now.
+
+    Without a payment method what is charged automatically is paid (rule B4), with one `payments` tries.
 
     Raises:
         StripeError: it is not a draft.
@@ -120,7 +127,8 @@ def finalize(call: Call, invoice: Json) -> Json:
     lines = credit_ledger.apply(call, invoice["customer"], invoice["period_end"], priced, invoice=invoice["id"])
     final = _with_lines(invoice, lines)
     is_charged = final["collection_method"] == "charge_automatically" and final["auto_advance"]
-    is_paid = is_charged or final["total"] == 0
+    is_tried = final["total"] > 0 and payment_methods.default_of(call, final["customer"]) is not None
+    is_paid = (is_charged and not is_tried) or final["total"] == 0
     final |= {
         "automatically_finalizes_at": None,
         "attempted": is_paid,
@@ -128,6 +136,7 @@ def finalize(call: Call, invoice: Json) -> Json:
         "amount_paid": final["total"] if is_paid else 0,
         "amount_remaining": 0 if is_paid else final["total"],
         "ending_balance": 0,
+        "next_payment_attempt": call.now if is_charged and not is_paid else None,
         "number": f"{invoice['id'][-8:].upper()}-0001",
         "status": "paid" if is_paid else "open",
         "status_transitions": {
@@ -137,6 +146,7 @@ def finalize(call: Call, invoice: Json) -> Json:
         },
     }
     call.set_alarm(KIND, invoice["id"], None)
+    call.set_alarm(PAYMENT, invoice["id"], final["next_payment_attempt"])
     call.state.replace_object(call.account, KIND, final)
     call.state.replace_object(call.account, LINES, {**stored, "lines": lines})
     events.tell(call, "invoice.finalized", final)

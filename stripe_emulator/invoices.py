@@ -5,7 +5,7 @@ Belongs here: the `/v1/invoices` handlers. Does not: how they are made (`invoice
 
 from __future__ import annotations
 
-from stripe_emulator import billing, clocks, credit_ledger, events, knobs
+from stripe_emulator import billing, clocks, credit_ledger, events, knobs, payments
 from stripe_emulator import invoice_documents as documents
 from stripe_emulator.calls import Call, check_implemented, merged_metadata, new_id, page, was_created
 from stripe_emulator.wire import Json, StripeError
@@ -85,7 +85,9 @@ def finalize(call: Call) -> Json:
     check_implemented(call, {"auto_advance"})
     invoice = documents.find(call, call.object_id)
     call = clocks.changing(call, invoice["customer"])
-    return documents.finalize(call, {**invoice, "auto_advance": _advances(call, invoice)})
+    documents.finalize(call, {**invoice, "auto_advance": _advances(call, invoice)})
+    payments.attempt_first(call, invoice["id"])
+    return documents.find(call, invoice["id"])
 
 
 def void(call: Call) -> Json:
@@ -99,12 +101,14 @@ def void(call: Call) -> Json:
         **invoice,
         "auto_advance": False,
         "amount_remaining": 0,
+        "next_payment_attempt": None,
         "status": "void",
         "status_transitions": {**invoice["status_transitions"], "voided_at": call.now},
     }
     call.state.replace_object(call.account, documents.KIND, voided)
     credit_ledger.reinstate(call, invoice)
     events.tell(call, "invoice.voided", voided)
+    payments.close(call, voided)
     return voided
 
 

@@ -14,8 +14,10 @@ from stripe_emulator.pricing import Rounding
 from stripe_emulator.state import State
 
 DEFAULT_GRACE_SECONDS = 3_600
+DEFAULT_RETRY_DAYS = "3,5,7"
 MAX_GRACE_SECONDS = 72 * 3_600
 LateUsage = Literal["lost", "counted"]
+AfterRetries = Literal["past_due", "unpaid", "canceled"]
 BoundarySecond = Literal["beginning_period", "ending_period", "both"]
 
 
@@ -28,6 +30,8 @@ class BillingKnobs(BaseModel):
         the old price (unknown).
     boundary_second: to which period the second belongs in which one ends and the next begins (unknown).
     advancing_seconds: how long a test clock is `advancing`, on the emulator's clock.
+    retry_days: days from each failed payment to the next attempt; "": none. An account's setting at Stripe.
+    after_retries: what becomes of a subscription when none is left. An account's setting at Stripe.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -37,6 +41,8 @@ class BillingKnobs(BaseModel):
     usage_before_price_change: LateUsage | None = None
     boundary_second: BoundarySecond | None = None
     advancing_seconds: int | None = Field(default=None, ge=0, le=86_400)
+    retry_days: str | None = Field(default=None, pattern=r"^(?:[1-9][0-9]?(?:,[1-9][0-9]?){0,7})?$")
+    after_retries: AfterRetries | None = None
 
 
 def change_knobs(state: State, knobs: BillingKnobs) -> BillingKnobs:
@@ -49,6 +55,8 @@ def change_knobs(state: State, knobs: BillingKnobs) -> BillingKnobs:
         usage_before_price_change=usage_before_price_change(state),
         boundary_second=boundary_second(state),
         advancing_seconds=advancing_seconds(state),
+        retry_days=",".join(map(str, retry_days(state))),
+        after_retries=after_retries(state),
     )
 
 
@@ -81,3 +89,14 @@ def boundary_second(state: State) -> BoundarySecond:
 def advancing_seconds(state: State) -> int:
     """How long a test clock takes to advance."""
     return int(state.setting("advancing_seconds") or 0)
+
+
+def retry_days(state: State) -> tuple[int, ...]:
+    """Days from each failed payment to the next attempt."""
+    kept = state.setting("retry_days")
+    return tuple(map(int, filter(None, (DEFAULT_RETRY_DAYS if kept is None else kept).split(","))))
+
+
+def after_retries(state: State) -> AfterRetries:
+    """The status of a subscription when no attempt is left."""
+    return cast("AfterRetries", state.setting("after_retries") or "past_due")

@@ -165,7 +165,7 @@ def list_all(call: Call) -> Json:
         [
             subscription
             for subscription in found
-            if (status == "all" or subscription["status"] == (status or "active"))
+            if (status == "all" or _is_asked_for(subscription["status"], status))
             and (price is None or any(item["price"]["id"] == price for item in subscription["items"]["data"]))
         ],
     )
@@ -177,3 +177,7 @@ def shown(call: Call, subscription_id: str) -> Json:
     items = [subscription_items.shown(item) for item in billing.items(call, subscription_id)]
     url = f"/v1/subscription_items?subscription={subscription_id}"
     return {**subscription, "items": {"object": "list", "data": items, "has_more": False, "url": url}}
+
+
+def _is_asked_for(status: str, asked: str | None) -> bool:
+    return status != "canceled" if asked is None else status == asked

@@ -63,6 +63,10 @@ class StripeError(Exception):
         self.answer = Answer(status=status, body={"error": error}, headers=headers, is_saved=is_saved)
 
 
+class OutcomeError(StripeError):
+    """An error that is an outcome, as a declined card is: what the request changed stays."""
+
+
 def decode_form(text: str) -> Json:
     """Nested parameters of an `application/x-www-form-urlencoded` body or query; leaves are strings.
 
