@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import (
+    backtest,
     bulk,
     fold_growth,
     growth,
@@ -44,6 +45,7 @@ BENCHES: dict[str, Callable[[Context], list[Row]]] = {
     "push-plan": pushing.push_plan,
     "reconcile": pushing.reconcile,
     "pricing": pricing.pricing,
+    "backtest": backtest.backtest,
     "start": whole_stack.start,
     "idle": whole_stack.idle,
     "freshness": whole_stack.freshness,

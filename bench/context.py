@@ -57,6 +57,7 @@ class Scale:
     changed_segments: int = 1_000
     quotes: int = 20_000
     priced_rows: int = 1_000_000
+    backtest_months: int = 12
     idle_settle_seconds: float = 45.0
     idle_seconds: float = 90.0
     starts: int = 3
@@ -111,6 +112,7 @@ QUICK = Scale(
     changed_segments=20,
     quotes=200,
     priced_rows=2_000,
+    backtest_months=2,
     idle_settle_seconds=1.0,
     idle_seconds=3.0,
     starts=1,

@@ -25,11 +25,11 @@ def main() -> int:
                 return 1
             events += recounted.events
             largest = max(largest, recounted.events)
-    print(json.dumps({"events": events, "largest_day": largest, "peak_bytes": _peak_bytes()}))
+    print(json.dumps({"events": events, "largest_day": largest, "peak_bytes": peak_bytes()}))
     return 0
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """The greatest resident set of this program: not of ru_maxrss, which begins with that of whoever started it."""
     lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
