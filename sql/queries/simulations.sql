@@ -106,11 +106,11 @@ order by created_at, batch_position, id
 limit %(most)s;
 
 -- name: list_unfinished
--- Runs of a batch that have not ended, or the one of that id.
+-- Runs of a batch that have not ended, or the one of that id; those that broke before come last.
 select id
 from simulation_runs
 where status in ('pending', 'running') and (batch_id = %(operation_id)s or id = %(operation_id)s)
-order by batch_position;
+order by attempt_count, batch_position;
 
 -- name: begin_run
 -- A run that has not ended is begun, or begun again.

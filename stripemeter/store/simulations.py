@@ -230,7 +230,7 @@ def list_waiting(tx: Tx, *, limit: int) -> list[tuple[UUID, UUID | None]]:
 
 
 def list_unfinished(tx: Tx, operation_id: UUID) -> list[UUID]:
-    """Those runs of a batch that have not ended, in its order; or the one run of that id."""
+    """Those runs of a batch that have not ended, those begun before last; or the one run of that id."""
     return [row[0] for row in tx.execute(_Q["list_unfinished"], {"operation_id": operation_id})]
 
 
