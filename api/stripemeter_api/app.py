@@ -44,6 +44,7 @@ from stripemeter_api import (
     projections,
     reconciliation,
     replay,
+    simulations,
     stripe_webhooks,
     usage,
     usage_query,
@@ -95,6 +96,7 @@ class Receiver:
             api.state.backfills = backfills.backfill_limits(self._settings)
             api.state.backfill_body_bytes = api.state.backfills.body_bytes
             api.state.reconciliation_body_bytes = self._settings.reconciliation_body_limit_bytes
+            api.state.simulation_body_bytes = simulations.BODY_BYTES
             api.state.webhook_body_bytes = self._settings.stripe_webhook_body_limit_bytes
             api.state.webhook_secrets = self._settings.webhook_secrets
             api.state.dunning_policy = DunningPolicy(
@@ -173,6 +175,7 @@ def build_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         projections.router,
         reconciliation.router,
         replay.router,
+        simulations.router,
         stripe_webhooks.router,
         usage.router,
         usage_query.router,

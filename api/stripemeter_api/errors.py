@@ -111,8 +111,8 @@ def answer_problem(document: dict[str, Any], headers: dict[str, str] | None = No
     return Response(encode_json(document), document["status"], merged, PROBLEM_JSON)
 
 
-def answer_our_error(request: Request, error: Exception) -> Response:
-    """Handler of the StripeMeterError tree."""
+def answer_our_error(request: Request, error: Exception, /, **members: object) -> Response:
+    """Handler of the StripeMeterError tree; `members` are a route's own."""
     assert isinstance(error, tree.StripeMeterError)
     status = status_of(error)
     if status >= 500:
@@ -127,14 +127,20 @@ def answer_our_error(request: Request, error: Exception) -> Response:
             detail=_public_detail(error, status),
             request_id=request_id_of(request.scope),
             errors=errors,
+            **members,
         )
     )
 
 
-def answer_invalid_request(request: Request, error: Exception) -> Response:
-    """Handler of FastAPI's validation errors: 400, naming each parameter."""
+def problem_items(error: RequestValidationError) -> list[dict[str, Any]]:
+    """What is wrong where, for `errors`."""
+    return [{"path": _path(found["loc"]), "message": _message(found)} for found in error.errors()]
+
+
+def answer_invalid_request(request: Request, error: Exception, /, **members: object) -> Response:
+    """Handler of FastAPI's validation errors: 400, naming each parameter; `members` are a route's own."""
     assert isinstance(error, RequestValidationError)
-    errors = [{"path": _path(found["loc"]), "message": _message(found)} for found in error.errors()]
+    errors = problem_items(error)
     detail = "; ".join(f"{found['path']}: {found['message']}" for found in errors)
     return answer_problem(
         problem(
@@ -143,6 +149,7 @@ def answer_invalid_request(request: Request, error: Exception) -> Response:
             detail=detail,
             request_id=request_id_of(request.scope),
             errors=errors,
+            **members,
         )
     )
 

@@ -1,6 +1,7 @@
 """GET /metrics: Prometheus text of every API worker, and the state of fold and reconciliation as of the scrape.
 
-Belongs here: collecting. Does not: the instruments (`instruments.py`), what the database says (`probes.py`).
+Belongs here: collecting. Does not: the instruments (`instruments.py`), what the database says (`probes.py`), what
+simulations came to (`simulation_metrics.py`).
 
 With `PROMETHEUS_MULTIPROC_DIR` the counters of all workers add up, whichever answers; `process_*` is always of the
 worker that answers. When the database does not answer, their gauges are absent: never zero.
@@ -29,6 +30,7 @@ from stripemeter.store.postgres import transaction
 from stripemeter.store.reconciliation_periods import drift_ratio, list_worst
 from stripemeter.store.reconciliation_runs import load_totals
 from stripemeter_api.probes import Probes
+from stripemeter_api.simulation_metrics import SimulationCollector
 from stripemeter_api.state import Pool, ProbesOfProcess
 
 _log = structlog.get_logger(__name__)
@@ -44,6 +46,7 @@ def read_metrics(pool: Pool, probes: ProbesOfProcess) -> Response:
     fold.register(_FoldCollector(probes))
     fold.register(_ReconciliationCollector(pool))
     fold.register(_InboxCollector(pool))
+    fold.register(SimulationCollector(pool))
     text = generate_latest(_process_registry()) + generate_latest(fold)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 from uuid import UUID, uuid4
 
 import msgspec
@@ -48,10 +49,43 @@ class RunWish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchState:
-    """A batch and its runs, in the order asked for."""
+    """A batch and its runs, in the order asked for. How far it is, its runs say: nothing is written down twice."""
 
     batch: SimulationBatch
     runs: Sequence[SimulationRun]
+
+    @property
+    def status(self) -> Literal["pending", "running", "completed"]:
+        """Completed: every run has ended, however."""
+        if self.ended_count == len(self.runs):
+            return "completed"
+        return "pending" if all(run.status == "pending" for run in self.runs) else "running"
+
+    @property
+    def passed(self) -> bool | None:
+        """True: all passed; False: one did not, failed or was cancelled; None: not yet, or one expects nothing."""
+        if self.status != "completed":
+            return None
+        if any(run.status != "completed" or run.passed is False for run in self.runs):
+            return False
+        return None if any(run.passed is None for run in self.runs) else True
+
+    @property
+    def ended_count(self) -> int:
+        """How many runs have ended."""
+        return sum(run.has_ended for run in self.runs)
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When the first run was begun."""
+        return min((run.started_at for run in self.runs if run.started_at is not None), default=None)
+
+    @property
+    def completed_at(self) -> datetime | None:
+        """When the last run ended; None while one has not."""
+        if self.status != "completed":
+            return None
+        return max(run.completed_at for run in self.runs if run.completed_at is not None)
 
 
 def request_stored(

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from stripemeter.pipeline.fold import fold
+from stripemeter.pipeline.request_simulation import cancel_run
+from stripemeter.pipeline.simulations import run_simulation
 from stripemeter.store.postgres import open_pool
 from tests.api.serving import Api, StartApi, post_events
+from tests.simulations import NOW, ask
 
 TS = "2026-01-01T00:00:00Z"
 
@@ -81,3 +86,28 @@ def test_labels_are_bounded(start_api: StartApi, own_database_url: str) -> None:
     meters = {key[1]: value for key, value in found.items() if key[0] == "events_ingested_total"}
     assert len(meters) == 201
     assert (meters["other"], sum(meters.values())) == (50, 250)
+
+
+def test_simulations_are_counted_where_they_end(start_api: StartApi, own_database_url: str) -> None:
+    """From the first scrape on; by whoever carried them out; a cancelled run is in no metric."""
+    api = start_api(DATABASE_URL=own_database_url)
+    names = ("sim_run_duration_seconds_count", "sim_assertions_total", "sim_stripe_api_calls_total")
+    first = scrape(api)
+    assert all(any(name == key[0] for key in first) for name in names)
+    with open_pool(own_database_url) as pool:
+        instants = count()
+        for members in ({}, {"expected": {"total": 219.5, "currency": "USD"}}, {"expected": None}):
+            run_id = ask(pool, **members)
+            run_simulation(own_database_url, run_id, clock=lambda: NOW + timedelta(seconds=next(instants)))
+        cancel_run(pool, ask(pool), tenant_id=None, now=NOW)
+    found = scrape(api)
+    for outcome in ("passed", "unmet", "unjudged"):
+        assert found["sim_run_duration_seconds_count", "pure", outcome] == 1
+        assert found["sim_run_duration_seconds_sum", "pure", outcome] == 1
+    assert found["sim_run_duration_seconds_count", "pure", "failed"] == 0
+    assert (found["sim_assertions_total", "pure", "passed"], found["sim_assertions_total", "pure", "failed"]) == (2, 1)
+    buckets = [found["sim_invoice_delta_cents_bucket", "pure", bound] for bound in ("0.0", "10.0", "100.0", "+Inf")]
+    assert buckets == [1, 1, 2, 2]  # 220 as expected; 0.50 off; nothing expected is no difference
+    assert (found["sim_invoice_delta_cents_count", "pure"], found["sim_invoice_delta_cents_sum", "pure"]) == (2, 50)
+    assert found["sim_stripe_api_calls_total", "pure"] == 0
+    assert not any("acme" in key for key in found)
