@@ -23,7 +23,7 @@ from stripemeter.pipeline.parity_export import ExportRequest
 from stripemeter.pipeline.parity_report import CSV_HEADER, report_csv, report_document, report_html
 from stripemeter.pipeline.reconciliation_months import parse_month
 from stripemeter.pipeline.request_backfill import parse_source_url
-from stripemeter.store.files import FileFormat, SourceFile, find_source, payload_source
+from stripemeter.store.files import FileFormat, SourceFile, fetch_source, payload_source
 from stripemeter_api.answers import JsonAnswer
 from stripemeter_api.backfills import BackfillLimits, Bounds
 from stripemeter_api.bounded_bodies import TOO_LARGE, BoundedBodyRoute
@@ -48,7 +48,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "There is no such object."},
     413: {
         "model": Problem,
-        "description": "The body, the export it brings along, or the object it names is too large.",
+        "description": "The body, or the export it brings along, is too large.",
     },
 }
 
@@ -111,7 +111,7 @@ def _source(body: ParityQuestion, bounds: BackfillLimits) -> tuple[SourceFile, F
     if body.csv_data is not None:
         return payload_source(body.csv_data.encode()), "csv"
     source_format = parse_source_url(body.source_url or "", bounds.folders)
-    return find_source(body.source_url or ""), source_format
+    return fetch_source(body.source_url or "", most_bytes=bounds.payload_bytes), source_format
 
 
 _MEMBERS = {"rows": "rows", "csvData": "csv_data", "sourceUrl": "source_url"}

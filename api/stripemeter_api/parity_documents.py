@@ -70,8 +70,7 @@ class ParityQuestion(Document):
         min_length=1,
         max_length=2048,
         description="An object in S3: s3://BUCKET/KEY, ending .csv, .jsonl, .ndjson, .parquet or .pq, in a folder the "
-        "operator named; otherwise 400.",
-        examples=["s3://bucket/2026/invoices.parquet"],
+        "operator named, and no larger than what may come along; otherwise 400.",
     )
 
 
@@ -158,7 +157,7 @@ class ParityDifference(Document):
 
 
 class ParityUnusable(Document):
-    """A row that cannot be compared. `line` counts from 1, the heading included; of `rows` and Parquet it is the row."""
+    """A row that cannot be compared. `line` counts from 1, heading included; of `rows` and Parquet: the row."""
 
     line: int
     field: str

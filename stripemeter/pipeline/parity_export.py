@@ -92,12 +92,12 @@ def read_export(asked: ExportRequest, *, tenant_id: str) -> Export:
     export = Export(rows=[], unusable=[], left_out=0)
     left_out = 0
     with closing(open_rows(asked.source, asked.source_format)) as rows:
+        if asked.source_format == "parquet" and rows.size > asked.most_rows:
+            raise _too_many(asked.most_rows)
         heading = None if rows.columns is None else parse_heading(rows.columns, rules)
         for number, values in enumerate(rows, 1):
             if number > asked.most_rows:
-                raise InvalidInput(
-                    f"the export has more than {asked.most_rows} rows: compare it in parts", field="rows"
-                )
+                raise _too_many(asked.most_rows)
             row = _row(values, rows.line, heading, rules)
             match row:
                 case ExportRow():
@@ -107,6 +107,10 @@ def read_export(asked: ExportRequest, *, tenant_id: str) -> Export:
                 case LeftOutRow():
                     left_out += 1
     return Export(rows=export.rows, unusable=export.unusable, left_out=left_out)
+
+
+def _too_many(most: int) -> InvalidInput:
+    return InvalidInput(f"the export has more than {most} rows: compare it in parts", field="rows")
 
 
 def _row(

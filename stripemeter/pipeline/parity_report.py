@@ -130,20 +130,37 @@ def report_table(report: ParityReport, *, most: int) -> str:
             f"{items.only_here} items only here"
         )
     ]
-    lines += [
-        "  ".join(f"{name}={cell}" for name, cell in zip(_METRIC_HEADER, cells, strict=True) if cell)
-        for cells in _metric_rows(report.items)
-    ]
+    lines += [_metric_line(each) for each in sum_by_metric(report.items)]
     differing = [item for item in report.items if item.status != "ok"]
-    lines += [
-        "  " + "  ".join(f"{name}={cell}" for name, cell in zip(CSV_HEADER, _cells(item), strict=True) if cell)
-        for item in differing[:most]
-    ]
+    lines += [_item_line(item) for item in differing[:most]]
     lines += [f"  line {row.line}: {row.message}" for row in report.unusable[:most]]
     hidden = max(len(differing) - most, 0) + max(len(report.unusable) - most, 0)
     lines += [f"  and {hidden} more: --format json, csv or html lists all"] if hidden else []
     lines += [f"not billed by anybody: {', '.join(report.not_billed)}"] if report.not_billed else []
     return "\n".join(lines) + "\n"
+
+
+def _metric_line(each: MetricParity) -> str:
+    sums = [] if each.quantity is None else [("", _sums(each.quantity))]
+    sums += [(f" {currency}", _sums(major)) for currency, major in _major_amounts(each).items()]
+    items = each.items
+    return (
+        f"{each.metric}: {items.matched} matched, {items.differing} differing, {items.only_there} only there, "
+        f"{items.only_here} only here"
+    ) + "".join(
+        f"; ours {told['ours']}{unit}, theirs {told['theirs']}{unit}, drift {told['drift']}" for unit, told in sums
+    )
+
+
+def _item_line(item: ParityItem) -> str:
+    told = dict(zip(CSV_HEADER, _cells(item), strict=True))
+    amount = f", {told['ours_amount'] or '-'} against {told['theirs_amount'] or '-'} {told['currency']}"
+    return (
+        f"  {told['status']} {told['customer']} {told['metric']} {told['period_start']}/{told['period_end']}: "
+        f"{told['ours_quantity'] or '-'} against {told['theirs_quantity'] or '-'}"
+        f"{amount if told['currency'] else ''} ({told['causes']})"
+        f"{', lines ' + told['lines'] if told['lines'] else ''}{': ' + told['detail'] if told['detail'] else ''}"
+    )
 
 
 _METRIC_HEADER = (

@@ -3,14 +3,13 @@
 Belongs here: opening, reading on from a position, what a row looks like as columns. Does not: what columns mean
 (`metering.rows`), storing.
 
-S3 is configured by the usual variables: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`.
+S3 is configured as `s3_objects` says.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +17,17 @@ from typing import BinaryIO, Literal, Protocol, cast
 from urllib.parse import urlsplit
 
 import msgspec
-import obstore
 import polars as pl
-from obstore.exceptions import BaseError as ObjectStoreError
-from obstore.store import S3Store
 
-from stripemeter.errors import Conflict, InvalidInput, NotFound, Unavailable
+from stripemeter.errors import InvalidInput, NotFound
 from stripemeter.metering.rows import FailedRow
+from stripemeter.store.s3_objects import READ_BYTES, S3Reader, fetch_object, find_object, first_line
 from stripemeter.store.text_lines import TextLines, UnreadableLineError
 
 FileFormat = Literal["csv", "jsonl", "parquet"]
 FORMATS: Mapping[str, FileFormat] = {
     ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
-READ_BYTES = 4 * 1_048_576
-"""Of one request to S3: large enough that round trips do not count."""
 PARQUET_ROWS = 50_000
 """Of one look into a Parquet file: slices, because Polars' own batches run ahead of a slow reader (measured: twice the
 memory)."""
@@ -103,13 +98,20 @@ def find_source(location: str) -> SourceFile:
             raise InvalidInput(f"{path} is not a file", field="file")
         status = path.stat()
         return SourceFile(location=str(path), size=status.st_size, version=f"{status.st_size}-{status.st_mtime_ns}")
-    try:
-        found = obstore.head(_bucket(location), _key(location))
-    except FileNotFoundError as error:
-        raise NotFound(f"no object {location}") from error
-    except (ObjectStoreError, OSError) as error:
-        raise Unavailable(f"cannot read {location}: {_first_line(error)}") from error
-    return SourceFile(location=location, size=found["size"], version=str(found["e_tag"]))
+    size, version = find_object(location)
+    return SourceFile(location=location, size=size, version=version)
+
+
+def fetch_source(location: str, *, most_bytes: int) -> SourceFile:
+    """A small object in S3 as it is now, with its content, for whoever waits for an answer: S3 has seconds to give it.
+
+    Raises:
+        NotFound: there is none.
+        InvalidInput: it is larger, or no s3:// address with bucket and key.
+        Unavailable: S3 does not answer, or the object changed meanwhile.
+    """
+    content, version = fetch_object(location, most_bytes=most_bytes)
+    return SourceFile(location=location, size=len(content), version=version, content=content)
 
 
 def payload_source(content: bytes) -> SourceFile:
@@ -159,7 +161,10 @@ def open_stream(source: SourceFile) -> BinaryIO:
     if source.content is not None:
         return io.BytesIO(source.content)
     if source.is_remote:
-        return cast("BinaryIO", io.BufferedReader(_S3Reader(source), READ_BYTES))
+        return cast(
+            "BinaryIO",
+            io.BufferedReader(S3Reader(source.location, size=source.size, version=source.version), READ_BYTES),
+        )
     try:
         return Path(source.location).open("rb", buffering=262_144)
     except FileNotFoundError as error:
@@ -271,13 +276,17 @@ class ParquetRows:
 
     def __init__(self, source: SourceFile, *, position: int) -> None:
         options = {"aws_allow_http": "true"} if source.is_remote else None
-        self._frame = pl.scan_parquet(source.location, storage_options=options, glob=False)
         try:
+            self._frame = (
+                pl.scan_parquet(source.location, storage_options=options, glob=False)
+                if source.content is None
+                else pl.scan_parquet(io.BytesIO(source.content))
+            )
             self._columns = self._frame.collect_schema().names()
             self.size = int(self._frame.select(pl.len()).collect().item())
         except (pl.exceptions.PolarsError, OSError) as error:
             raise InvalidInput(
-                f"{source.location} cannot be read as Parquet: {_first_line(error)}", field="file"
+                f"{source.location} cannot be read as Parquet: {first_line(error)}", field="file"
             ) from error
         self.position = position
 
@@ -303,47 +312,6 @@ class ParquetRows:
                 yield row
 
 
-class _S3Reader(io.RawIOBase):
-    """An object as a seekable stream of ranged reads, all of the version that was found at first."""
-
-    def __init__(self, source: SourceFile) -> None:
-        self._source = source
-        self._store = _bucket(source.location)
-        self._key = _key(source.location)
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._source.size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # any writable buffer
-        end = min(self._position + len(buffer), self._source.size)
-        if end <= self._position:
-            return 0
-        try:
-            answer = obstore.get(
-                self._store, self._key, options={"range": (self._position, end), "if_match": self._source.version}
-            )
-            chunk = answer.bytes()
-        except obstore.exceptions.PreconditionError as error:
-            raise Conflict(f"{self._source.location} changed while it was read: start again") from error
-        except (ObjectStoreError, OSError) as error:
-            raise Unavailable(f"cannot read {self._source.location}: {_first_line(error)}") from error
-        buffer[: len(chunk)] = memoryview(chunk)
-        self._position += len(chunk)
-        return len(chunk)
-
-
 def _json_row(line: str) -> Row:
     try:
         members = _decode_object(line)
@@ -352,20 +320,3 @@ def _json_row(line: str) -> Row:
     except (msgspec.DecodeError, RecursionError) as error:
         return FailedRow("", "malformed_json", f"the line is not JSON: {error}")
     return {name: value for name, value in members.items() if bytes(value) != b"null"}
-
-
-def _bucket(location: str) -> S3Store:
-    parts = urlsplit(location)
-    if not parts.netloc or not parts.path.strip("/"):
-        raise InvalidInput(f"{location} is not s3://BUCKET/KEY", field="file")
-    is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-    return S3Store(parts.netloc, client_options={"allow_http": is_plain})
-
-
-def _key(location: str) -> str:
-    # Not urlsplit: a key may hold ? and #.
-    return location.removeprefix("s3://").partition("/")[2]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]
