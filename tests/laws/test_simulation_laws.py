@@ -74,7 +74,7 @@ def test_order_repetition_and_delay_of_deliveries_change_no_invoice(
     aggregation: str, at: list[int], randomly: Random
 ) -> None:
     """Each event arrives when it happens; or all of them in any order, some often, the last half an hour too late."""
-    events = [
+    events: list[dict[str, Any]] = [
         {
             "metric": "calls",
             "quantity": str(Decimal(randomly.randrange(1, 90_000)) / 1000),
@@ -83,7 +83,7 @@ def test_order_repetition_and_delay_of_deliveries_change_no_invoice(
         }
         for number, second in enumerate(sorted(at))
     ]
-    meters = {"meters": [{"name": "calls", "aggregation": aggregation}]}
+    meters: dict[str, Any] = {"meters": [{"name": "calls", "aggregation": aggregation}]}
     if aggregation == "unique":
         meters = {"meters": [{"name": "calls", "aggregation": "unique", "value": "meta.user"}]}
         events = [{**event, "meta": {"user": f"user-{number % 3}"}} for number, event in enumerate(events)]
