@@ -9,7 +9,7 @@ SEED ?= 1
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test test-fast soak stripe-probe screenshots check format bench lock
+.PHONY: help setup up down demo test test-fast sim-full soak stripe-probe screenshots check format bench lock
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test: $(STAMP) ## run every test (ARGS="-k fold" passes options to pytest)
 
 test-fast: $(STAMP) ## run the pure tests only: seconds, no server
 	@$(BIN)/pytest -q tests/unit tests/laws $(ARGS)
+
+sim-full: $(STAMP) ## play every scenario in labs/, the long ones too (the tests play the others)
+	@$(BIN)/stripemeter sim run --dir labs
 
 soak: $(STAMP) ## faults at random for a while, then Stripe's totals must equal ours (SEED=n SECONDS=n)
 	@$(BIN)/python -m tests.faults.soak --seed $(SEED) --seconds $(SECONDS)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from stripemeter.metering.segments import parse_phase
 from stripemeter.pricing.reading import (
@@ -50,7 +50,7 @@ from stripemeter.simulation.entries import (
 )
 from stripemeter.simulation.expectations import SELECTORS, parse_expected_state
 from stripemeter.simulation.plans import Plan, parse_commitment, parse_discount, parse_grant, parse_name, parse_price
-from stripemeter.simulation.traffic import customer_of, parse_duration, parse_events, parse_generator
+from stripemeter.simulation.traffic import Generator, customer_of, parse_duration, parse_events, parse_generator
 
 
 class TimelineReader:
@@ -62,6 +62,25 @@ class TimelineReader:
         plans: by name.
     """
 
+    MEMBERS: ClassVar = (
+        "subscribe",
+        "change",
+        "cancel",
+        "price",
+        "events",
+        "generate",
+        "credit",
+        "creditExpiry",
+        "commitment",
+        "discount",
+        "adjust",
+        "approveLate",
+        "payments",
+        "pay",
+        "expect",
+    )
+    """What can happen; one action each."""
+
     def __init__(self, start: datetime, customers: Collection[str], plans: Mapping[str, Plan]) -> None:
         self._start = start
         self._now = start
@@ -71,25 +90,24 @@ class TimelineReader:
         self._held: dict[str, list[str]] = {}
         self._known: dict[tuple[str, str, str], datetime] = {}
         """Credit and commitments by kind, customer and name: since when they hold."""
-        self._readers: dict[str, Callable[[object, str], Action]] = {
-            "subscribe": self._subscribe,
-            "change": self._change,
-            "cancel": self._cancel,
-            "price": self._reprice,
-            "events": lambda document, field: Send(
-                deliveries=parse_events(document, self._now, self._customers, field)
-            ),
-            "generate": lambda document, field: parse_generator(document, self._now, self._customers, field),
-            "credit": self._credit,
-            "creditExpiry": self._expiry,
-            "commitment": self._commitment,
-            "discount": self._discount,
-            "adjust": self._adjust,
-            "approveLate": self._approve,
-            "payments": self._payments,
-            "pay": self._pay,
-            "expect": self._expect,
-        }
+        readers: tuple[Callable[[object, str], Action], ...] = (
+            self._subscribe,
+            self._change,
+            self._cancel,
+            self._reprice,
+            self._send,
+            self._generate,
+            self._credit,
+            self._expiry,
+            self._commitment,
+            self._discount,
+            self._adjust,
+            self._approve,
+            self._payments,
+            self._pay,
+            self._expect,
+        )
+        self._readers = dict(zip(self.MEMBERS, readers, strict=True))
 
     def read(self, document: object, field: str) -> tuple[Entry, ...]:
         """Every entry.
@@ -191,6 +209,12 @@ class TimelineReader:
         if metric not in plan.prices:
             raise refused(f"{metric!r:.40} has no price in {plan.name}", within(field, "metric"))
         return Reprice(plan=plan.name, metric=metric, price=price)
+
+    def _send(self, document: object, field: str) -> Send:
+        return Send(deliveries=parse_events(document, self._now, self._customers, field))
+
+    def _generate(self, document: object, field: str) -> Generator:
+        return parse_generator(document, self._now, self._customers, field)
 
     def _credit(self, document: object, field: str) -> GrantCredit:
         ref, members = self._with_ref(document, field)
