@@ -422,7 +422,9 @@ create table price_mappings (
     stripe_meter_id text,
     mode text not null check (mode in ('off', 'shadow', 'live')),
     created_at timestamptz not null,
-    late_policy text not null default 'hold' check (late_policy in ('hold', 'carry_forward')),
+    late_policy text not null default 'hold' check (
+        late_policy in ('hold', 'carry_forward', 'invoice_item', 'credit_note')
+    ),
     updated_at timestamptz,
     constraint price_mappings_resolved
     check (mode = 'off' or (stripe_event_name is not null and stripe_meter_id is not null))
@@ -434,7 +436,7 @@ comment on column price_mappings.stripe_event_name is 'Null: off, and Stripe was
 comment on column price_mappings.billing_account_id is 'The account that bills, as it was said; null: stripe_account_id.';
 comment on column price_mappings.price_id is 'The price it was mapped by; null: it was mapped by an event name.';
 comment on column price_mappings.is_shadow is 'Which mode switching it on would give.';
-comment on column price_mappings.late_policy is 'What becomes of usage that Stripe no longer takes on its own day: kept and reported, or owed on the current one.';
+comment on column price_mappings.late_policy is 'What becomes of usage that Stripe no longer takes on its own day: kept and reported, owed on the current one, or billed as money.';
 comment on column price_mappings.updated_at is 'Null: never changed.';
 comment on column price_mappings.mode is 'off: nothing is sent; shadow: to a test account; live: to the account that bills.';
 create unique index price_mappings_one_per_meter
@@ -766,6 +768,78 @@ comment on function flag_carries() is 'Names the row of the outbox that tells la
 create trigger push_entries_flag_carries after insert on push_entries
 for each row when (new.origin = 'planned') execute function flag_carries();
 
+create table late_charges (
+    id uuid primary key,
+    identity text not null unique check (identity ~ '^um1_late_[0-9a-f]{40}$'),
+    kind text not null check (kind in ('invoice_item', 'credit_note', 'nothing')),
+    mode text not null check (mode in ('shadow', 'live')),
+    mapping_id uuid not null references price_mappings (id),
+    tenant_id text not null,
+    meter text not null,
+    customer_ref text not null,
+    stripe_account_id text not null,
+    stripe_customer_id text not null,
+    invoice_id text not null,
+    stripe_item_id text not null,
+    price_id text not null,
+    starts_at timestamptz not null,
+    ends_at timestamptz not null,
+    seq integer not null check (seq > 0),
+    quantity_before numeric not null,
+    quantity_after numeric not null,
+    amount_minor bigint not null check (amount_minor >= 0),
+    currency text not null check (currency ~ '^[A-Z]{3}$'),
+    derivation text not null,
+    derivation_sha256 text not null,
+    state text not null check (state in ('planned', 'sending', 'accepted', 'rejected')),
+    planned_at timestamptz not null,
+    attempt integer not null default 0 check (attempt >= 0),
+    key_no integer not null default 0 check (key_no >= 0),
+    lease_until timestamptz,
+    next_attempt_at timestamptz,
+    settled_at timestamptz,
+    stripe_object_id text,
+    http_status integer,
+    error_message text not null default '',
+    released_at timestamptz,
+    constraint late_charges_window unique (
+        stripe_account_id, invoice_id, stripe_item_id, price_id, starts_at, ends_at, seq
+    ),
+    constraint late_charges_ordered check (starts_at < ends_at),
+    constraint late_charges_late check (quantity_before <> quantity_after),
+    constraint late_charges_nothing check ((kind = 'nothing') = (amount_minor = 0)),
+    constraint late_charges_derivation
+    check (derivation_sha256 = encode(sha256(convert_to(derivation, 'UTF8')), 'hex')),
+    constraint late_charges_settled check ((state in ('accepted', 'rejected')) = (settled_at is not null)),
+    constraint late_charges_at_stripe
+    check ((state = 'accepted' and kind <> 'nothing') = (stripe_object_id is not null)),
+    constraint late_charges_released check (released_at is null or state = 'rejected')
+);
+comment on table late_charges is 'Late usage of a window whose invoice is final, as money: written before Stripe is told, never deleted.';
+comment on column late_charges.identity is 'A hash over what is charged: Idempotency-Key at Stripe, and in the metadata of what it became.';
+comment on column late_charges.kind is 'nothing: more or less of it costs the same.';
+comment on column late_charges.seq is 'Which charge of its window.';
+comment on column late_charges.quantity_before is 'What the invoice and the charges before this one bill.';
+comment on column late_charges.amount_minor is 'The price of quantity_after less that of quantity_before, without its sign.';
+comment on column late_charges.derivation is 'Both quotes with their price, as JSON that computes again.';
+comment on column late_charges.key_no is 'Part of the Idempotency-Key; grows after an error that Stripe would repeat.';
+comment on column late_charges.stripe_object_id is 'ii_... or cn_...';
+comment on column late_charges.released_at is 'When a person let its usage be charged anew.';
+create index late_charges_open on late_charges (stripe_account_id, mode) where state in ('planned', 'sending');
+create index late_charges_by_tenant on late_charges (tenant_id, planned_at);
+
+create table late_charge_days (
+    charge_id uuid not null references late_charges (id),
+    mapping_id uuid not null references price_mappings (id),
+    customer_ref text not null,
+    segment_start timestamptz not null,
+    day date not null,
+    quantity numeric not null check (quantity <> 0),
+    primary key (charge_id, segment_start, day)
+);
+comment on table late_charge_days is 'The days whose usage a charge bills: it counts there no more, unless Stripe refused the charge.';
+create index late_charge_days_by_day on late_charge_days (mapping_id, customer_ref, day);
+
 create view carry_changes as
 select
     mapping_id,
@@ -781,8 +855,18 @@ select
     to_segment_start as segment_start,
     to_day as day,
     quantity
-from push_carries;
-comment on view carry_changes is 'What carrying late usage changed: less on its own day, more on the day it is owed on.';
+from push_carries
+union all
+select
+    d.mapping_id,
+    d.customer_ref,
+    d.segment_start,
+    d.day,
+    -d.quantity as quantity
+from late_charge_days as d
+inner join late_charges as c on d.charge_id = c.id
+where c.state <> 'rejected';
+comment on view carry_changes is 'What billing late usage elsewhere changed: less on its own day, more on the day it is owed on, if any.';
 
 -- A gauge's number from the segment's start to the end of a day, less the same of the day before, so that the days add up
 -- to the segment's number. Days before pushes_from stay as they were sent and the first one that takes deltas is owed
@@ -1445,6 +1529,8 @@ create table invoice_closings (
     constraint invoice_closings_released
     check ((released_at is null) = (released_by is null) and (released_at is null) = (release_reason is null))
 );
+alter table late_charges add foreign key (stripe_account_id, invoice_id)
+references invoice_closings (stripe_account_id, invoice_id);
 comment on table invoice_closings is 'How each invoice with our usage on it is closed: one row per invoice of an account.';
 comment on column invoice_closings.control is 'control: we keep the draft from advancing and finalize it; written before Stripe is told.';
 comment on column invoice_closings.created_at is 'When Stripe made the draft.';

@@ -1,6 +1,7 @@
 """What closes invoices by itself: the job, its schedule, and the sensor that hears of an invoice sooner.
 
-Belongs here: when. Does not: what (`assets.invoice_closings`), how (`stripemeter.pipeline.closing`).
+Belongs here: when. Does not: what (`assets.late_charges`, `assets.invoice_closings`), how
+(`stripemeter.pipeline.late_charges`, `stripemeter.pipeline.closing`).
 """
 
 from datetime import UTC, datetime, timedelta
@@ -18,8 +19,8 @@ PAUSE = timedelta(minutes=1)
 
 close = dg.define_asset_job(
     "close",
-    selection=dg.AssetSelection.assets("invoice_closings"),
-    description="Find invoices with our usage, and take each as far as it goes.",
+    selection=dg.AssetSelection.assets("late_charges", "invoice_closings"),
+    description="Charge usage that came after its invoice; find invoices with ours, and take each as far as it goes.",
     tags=SCHEDULED,
 )
 

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from stripemeter_assets import backfills, closing, retention, simulations, stripe_events, triggers
-from stripemeter_assets.assets import archive, backtests, counters, events, invoice_closings, pushes, reconciliations
+from stripemeter_assets.assets import archive, backtests, counters, events, invoice_closings, late_charges, pushes, reconciliations
 from stripemeter_assets.resources import LakeResource, PostgresResource, StripeResource
 
 
@@ -24,6 +24,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             archive.event_archive,
             pushes.pushes,
             reconciliations.reconciliations,
+            late_charges.late_charges,
             invoice_closings.invoice_closings,
             backtests.backtests,
         ],
@@ -37,6 +38,7 @@ def build_definitions(resources: Mapping[str, Any] | None = None) -> dg.Definiti
             counters.meters_report,
             archive.lake_equals_ledger,
             reconciliations.stripe_equals_local,
+            late_charges.late_charges_arrive,
             invoice_closings.closed_invoices_prove_parity,
         ],
         jobs=[

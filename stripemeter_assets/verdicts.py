@@ -14,6 +14,7 @@ from stripemeter.metering.deltas import first_open_day
 from stripemeter.pipeline.reconcile import EXPLAINED
 from stripemeter.store.closings import Closing
 from stripemeter.store.freshness import FoldState
+from stripemeter.store.late_charges import LateCharge
 from stripemeter.store.reconciliations import OpenVerdict
 
 HOLD_WITHIN = timedelta(minutes=30)
@@ -69,6 +70,42 @@ def sort_closings(closings: Iterable[Closing], *, now: datetime) -> ClosingVerdi
     return ClosingVerdicts(
         failed=failed, overdue=tuple(one for one in listed if one not in failed and _is_overdue(one, now))
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StuckCharge:
+    """A charge of late usage that somebody must look at."""
+
+    tenant_id: str
+    meter: str
+    customer_ref: str
+    invoice_id: str
+    kind: str
+    amount_minor: int
+    currency: str
+    state: str
+    planned_at: datetime
+    message: str
+
+
+def stuck_charges(charges: Iterable[LateCharge], *, now: datetime) -> list[StuckCharge]:
+    """Of the charges that are not settled or were refused: the refused, and those on their way for too long."""
+    return [
+        StuckCharge(
+            tenant_id=one.tenant_id,
+            meter=one.meter,
+            customer_ref=one.customer_ref,
+            invoice_id=one.invoice_id,
+            kind=one.kind,
+            amount_minor=one.amount_minor,
+            currency=one.currency,
+            state=one.state,
+            planned_at=one.planned_at,
+            message=one.error_message,
+        )
+        for one in charges
+        if one.state == "rejected" or now > one.planned_at + OVERDUE_AFTER
+    ]
 
 
 def _is_overdue(closing: Closing, now: datetime) -> bool:

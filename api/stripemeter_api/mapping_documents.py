@@ -27,7 +27,8 @@ _ACTIVE = "False: nothing is sent and Stripe is not asked (mode off). Absent: tr
 _BILLED = "What of the metric is billed; unique needs a meter that counts distinct values."
 _LATE = (
     "Of usage that Stripe no longer takes on its own day (older than 34 days, or its invoice is final): hold keeps and "
-    "reports it, carry_forward bills what is lacking in the current period. Absent: hold."
+    "reports it, carry_forward bills what is lacking in the current period; invoice_item bills what costs more than "
+    "its final invoice as an item on the next one, credit_note also credits what costs less. Absent: hold."
 )
 _SHADOW = "True: usage goes to a test account only. False: to the account that bills."
 

@@ -127,6 +127,36 @@ class Invoice:
     lines: tuple[InvoiceLine, ...]
 
 
+LateKind = Literal["invoice_item", "credit_note"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateAmount:
+    """Late usage as money: an item on the customer's next invoice, or a credit note on the invoice it belongs to.
+
+    Args:
+        kind: which of them.
+        identity: names it for ever, at Stripe too.
+        stripe_customer_id: whose.
+        invoice_id: the final invoice the usage belongs to.
+        amount_minor: above 0; a credit note takes it off.
+        currency: of the price.
+        description: what the customer reads.
+        starts_at: of the window the usage is of.
+        ends_at: the instant after it.
+    """
+
+    kind: LateKind
+    identity: str
+    stripe_customer_id: str
+    invoice_id: str
+    amount_minor: int
+    currency: str
+    description: str
+    starts_at: datetime
+    ends_at: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorSample:
     """One meter event that was accepted and is invalid. `request_key`: its identifier or its Idempotency-Key."""
@@ -242,6 +272,12 @@ class BillingSink(Protocol):
 
     def finalize_invoice(self, invoice_id: str, *, idempotency_key: str) -> None:
         """Fix a draft's lines for good and let it be collected; refused when it is no draft."""
+
+    def bill_late(self, amount: LateAmount, *, idempotency_key: str) -> str:
+        """The id of the invoice item or credit note that an amount becomes; once per key: no retry inside."""
+
+    def find_billed_late(self, amount: LateAmount, *, created_from: datetime) -> str | None:
+        """The id of what the amount became at or after an instant, found by its identity; None: it is not there."""
 
     def load_error_report(self, event_id: str) -> ErrorReport | None:
         """What a thin event tells of invalid meter events; None when the account has no such event (any more).

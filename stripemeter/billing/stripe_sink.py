@@ -22,14 +22,16 @@ from stripemeter.billing.sink import (
     AlreadyAccepted,
     ErrorReport,
     Invoice,
+    LateAmount,
     MeterEvent,
     Mode,
     StripeMeter,
     StripePrice,
     Transport,
 )
+from stripemeter.billing.stripe_amounts import create_amount, find_amount
 from stripemeter.billing.stripe_errors import is_already_accepted, translated
-from stripemeter.billing.stripe_invoices import read_invoice
+from stripemeter.billing.stripe_invoices import PAGE, read_invoice
 from stripemeter.billing.stripe_reports import parse_error_report
 from stripemeter.billing.stripe_stream import MOST_EVENTS, StripeStream
 from stripemeter.errors import InvariantBroken, StripeRejected
@@ -40,7 +42,6 @@ from stripemeter.pricing.stripe_prices import price_from_stripe
 
 CONNECT_TIMEOUT_SECONDS = 3
 READ_TIMEOUT_SECONDS = 20
-PAGE = 100
 
 _T = TypeVar("_T")
 
@@ -277,6 +278,14 @@ class StripeSink:
                 invoice_id, {"auto_advance": True}, {"idempotency_key": idempotency_key}
             )
         )
+
+    def bill_late(self, amount: LateAmount, *, idempotency_key: str) -> str:
+        """The id of the invoice item or credit note that an amount becomes."""
+        return _call(lambda: create_amount(self._client, amount, idempotency_key=idempotency_key))
+
+    def find_billed_late(self, amount: LateAmount, *, created_from: datetime) -> str | None:
+        """The id of what the amount became at or after an instant; None: it is not there."""
+        return _call(lambda: find_amount(self._client, amount, created_from=created_from))
 
     def _list_invoices(self, parameters: Any) -> list[Invoice]:  # noqa: ANN401 - the SDK's own parameters
         invoices = self._client.v1.invoices

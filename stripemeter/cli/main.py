@@ -27,6 +27,7 @@ from stripemeter.cli import (
     explain,
     files,
     lake,
+    late,
     logs,
     mappings,
     meters,
@@ -73,6 +74,7 @@ app.add_typer(customers.app, name="customers")
 app.add_typer(events.app, name="events")
 app.add_typer(explain.app, name="explain")
 app.add_typer(lake.app, name="lake")
+app.add_typer(late.app, name="late")
 app.add_typer(mappings.app, name="mappings")
 app.add_typer(meters.app, name="meters")
 app.add_typer(parity.app, name="parity")

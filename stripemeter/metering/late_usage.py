@@ -1,16 +1,21 @@
-"""Late usage: how much of what Stripe no longer takes on its own day may be billed on another.
+"""Late usage: how much of what Stripe no longer takes on its own day may be billed elsewhere, and under which name.
 
-Belongs here: the pure rule. Does not: which days those are and where they are carried (`pipeline.late_usage`).
+Belongs here: the pure rules. Does not: which days those are and where they are carried (`pipeline.late_usage`), what
+they cost (`pipeline.late_pricing`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import groupby
 from operator import attrgetter
+
+from stripemeter.metering.closings import BilledWindow
+from stripemeter.metering.deltas import fixed_point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,3 +48,31 @@ def carriable(days: Sequence[LateDay]) -> list[LateDay]:
                 carried.append(LateDay(segment_start=start, day=each.day, lacking=share))
                 rest -= share
     return carried
+
+
+def charge_identity(
+    *,
+    stripe_account_id: str,
+    invoice_id: str,
+    window: BilledWindow,
+    seq: int,
+    before: Decimal,
+    after: Decimal,
+    amount: str,
+) -> str:
+    """What Stripe knows a charge of late usage by: the same for every attempt, different for any other content."""
+    content = "\x1f".join(
+        (
+            stripe_account_id,
+            invoice_id,
+            window.stripe_item_id,
+            window.price_id,
+            window.starts_at.astimezone(UTC).isoformat(),
+            window.ends_at.astimezone(UTC).isoformat(),
+            str(seq),
+            fixed_point(before),
+            fixed_point(after),
+            amount,
+        )
+    )
+    return f"um1_late_{hashlib.sha256(content.encode()).hexdigest()[:40]}"

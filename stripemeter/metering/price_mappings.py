@@ -14,8 +14,9 @@ from typing import Any, Literal, get_args
 from stripemeter.metering.parsing import invalid, members_of, parse_text, shown, within
 
 MappingMode = Literal["off", "shadow", "live"]
-LatePolicy = Literal["hold", "carry_forward"]
-"""What becomes of usage that Stripe no longer takes on its own day: kept and reported, or owed on the current one."""
+LatePolicy = Literal["hold", "carry_forward", "invoice_item", "credit_note"]
+"""What becomes of usage that Stripe no longer takes on its own day: kept and reported; owed on the current one; or,
+once its invoice is final, more of it an item on the next invoice; by `credit_note` less of it a credit note, too."""
 MappedAggregation = Literal["sum", "count", "min", "max", "last", "unique"]
 """What of a meter can be billed. Each makes one number of a segment that its events alone decide, so deltas can add up
 to it; a time-weighted number grows while nothing happens, and averages and percentiles are no quantities."""

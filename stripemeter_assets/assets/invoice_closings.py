@@ -17,7 +17,7 @@ MOST_CLOSINGS = 10_000
 
 # Not partitioned: an invoice bills a window, and a look serves all that are due.
 @dg.asset(
-    deps=["reconciliations"],
+    deps=["reconciliations", "late_charges"],
     pool="stripe",
     group_name="billing",
     kinds={"postgres", "stripe"},

@@ -21,6 +21,7 @@ from stripemeter_assets.verdicts import sort_closings
 from tests.assets.running import evaluations, execute
 from tests.closing_bench import ClosingBench, open_closing
 from tests.emulator import RunningEmulator
+from tests.late_usage_bench import set_policy
 
 CHECK = "closed_invoices_prove_parity"
 
@@ -49,7 +50,9 @@ def test_under_control_the_run_closes_and_the_check_is_green(
     monkeypatch.setenv("STRIPEMETER_CLOSING", "control")
     result = execute(definitions, "close", instance)
     assert (result.success, evaluations(result)[CHECK].passed) == (True, True)
-    (event,) = result.get_asset_materialization_events()
+    event = next(
+        one for one in result.get_asset_materialization_events() if one.asset_key == dg.AssetKey("invoice_closings")
+    )
     metadata = event.step_materialization_data.materialization.metadata
     assert (metadata["shadow/found"].value, metadata["shadow/verified"].value) == (1, 1)
     assert [proof.is_equal for proof in bench.proofs()] == [True]
@@ -144,3 +147,24 @@ def test_a_message_of_stripes_asks_for_one_run(
     keep_event(bench.pool, body, now=datetime.now(UTC))
     assert tick() == dg.SkipReason("Stripe told of no invoice")
     assert bench.closing().state == "found"
+
+
+def test_late_usage_is_charged_before_its_invoice_is_proven(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, bench: ClosingBench
+) -> None:
+    """One run: an invoice item at Stripe and a proof that differs in nothing. A refused charge is an error."""
+    set_policy(bench.stripe, "invoice_item")
+    bench.close(bench.start + timedelta(days=7, minutes=20), "observe")
+    bench.close(bench.start + timedelta(days=7, hours=2), "observe")
+    bench.count("7")
+    bench.go_to(datetime.now(UTC))
+    checks = evaluations(execute(definitions, "close", instance))
+    assert (checks["late_charges_arrive"].passed, bench.closing().state) == (True, "verified")
+    (item,) = bench.stripe.emulator.client().v1.invoice_items.list({"customer": bench.customer_id}).data
+    assert item.amount == 4
+    bench.count("8")
+    bench.stripe.emulator.fault({"match": {"path_re": "invoiceitems"}, "do": {"kind": "status", "status": 400}})
+    check = evaluations(execute(definitions, "close", instance))["late_charges_arrive"]
+    bench.stripe.emulator.fault()
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert bench.closing().invoice_id in str(check.metadata["worst"].value)

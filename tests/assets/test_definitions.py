@@ -16,6 +16,7 @@ ASSETS = {
     "event_archive": "ledger",
     "pushes": "billing",
     "reconciliations": "billing",
+    "late_charges": "billing",
     "invoice_closings": "billing",
     "backtests": "pricing",
 }
@@ -33,7 +34,8 @@ def test_the_assets_are_the_pipeline() -> None:
         "event_archive": ["events", "counters"],
         "pushes": ["counters"],
         "reconciliations": ["pushes"],
-        "invoice_closings": ["reconciliations"],
+        "late_charges": ["reconciliations"],
+        "invoice_closings": ["reconciliations", "late_charges"],
         "backtests": ["event_archive", "counters"],
     }
 

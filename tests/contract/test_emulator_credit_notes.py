@@ -85,7 +85,9 @@ def test_a_credit_note_lowers_a_final_invoice(emulator: RunningEmulator, method:
     balance = shop.client.v1.customers.retrieve(shop.customer).balance
     assert (lowered.amount_remaining, balance) == ((0, -30) if is_paid else (70, 0))
     assert [found.id for found in shop.client.v1.credit_notes.list({"invoice": invoice.id})] == [note.id]
-    assert (shop.client.v1.credit_notes.retrieve(note.id).metadata or {})["order"] == "7"
+    metadata = shop.client.v1.credit_notes.retrieve(note.id).metadata
+    assert metadata is not None
+    assert metadata["order"] == "7"
     wrong: Any = {} if is_paid else {"credit_amount": 10}
     with pytest.raises(stripe.InvalidRequestError, match="must equal" if is_paid else "no payment"):
         credit(10, **wrong)
@@ -93,7 +95,6 @@ def test_a_credit_note_lowers_a_final_invoice(emulator: RunningEmulator, method:
     with pytest.raises(stripe.InvalidRequestError, match="above what can be credited"):
         credit(71, **most)
     emulator.freeze(MONTH_END + timedelta(days=31))
-    draft = shop.invoices()[-1]
-    invoice = draft
+    invoice = shop.invoices()[-1]
     with pytest.raises(stripe.InvalidRequestError, match=r"This invoice is draft\."):
         credit(1)
