@@ -59,7 +59,7 @@ def parse_price_config(document: object, field: str = "") -> Price:
     """
     every = {name for names in _MODELS.values() for name in names}
     model_name = required(members_of(document, (*_OF_EVERY_MODEL, *sorted(every)), field), "model", field)
-    if model_name not in _MODELS:
+    if not isinstance(model_name, str) or model_name not in _MODELS:
         raise refused(f"must be one of {', '.join(_MODELS)}, not {model_name!r:.40}", within(field, "model"))
     members = members_of(document, (*_OF_EVERY_MODEL, *_MODELS[model_name]), field)
     currency = parse_currency(required(members, "currency", field), within(field, "currency"))

@@ -48,7 +48,6 @@ Shape = Leaf | Each | Mapping[str, Any]
 """What may be expected somewhere: a value, a list or an object of known members."""
 
 _EXACT = Context(prec=200)
-_LEAVES = {"amount": parse_number, "number": parse_number, "text": parse_text, "instant": parse_instant}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +63,16 @@ class Tolerances:
 
 
 EXACTLY = Tolerances()
+
+
+def _parse_finite(document: object, field: str) -> Decimal:
+    number = parse_number(document, field)
+    if not number.is_finite():
+        raise refused(f"must be finite, not {number}", field)
+    return number
+
+
+_LEAVES = {"amount": _parse_finite, "number": _parse_finite, "text": parse_text, "instant": parse_instant}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +114,8 @@ def parse_tolerances(document: object, field: str) -> Tolerances:
         InvalidInput: they could hide a real difference, or are none.
     """
     members = members_of(document, ("absolute", "relative"), field)
-    absolute = parse_number(members.get("absolute", 0), within(field, "absolute"))
-    relative = parse_number(members.get("relative", MOST_RELATIVE), within(field, "relative"))
+    absolute = _parse_finite(members.get("absolute", 0), within(field, "absolute"))
+    relative = _parse_finite(members.get("relative", MOST_RELATIVE), within(field, "relative"))
     for name, number, most in (("absolute", absolute, MOST_ABSOLUTE), ("relative", relative, MOST_RELATIVE)):
         if not 0 <= number <= most:
             raise refused(f"must be 0 to {most}, not {number}: more could hide a real difference", within(field, name))
@@ -186,7 +195,7 @@ def _value(document: object, shape: Shape) -> object:
     try:
         match shape:
             case "amount" | "number":
-                return parse_number(document, "")
+                return _parse_finite(document, "")
             case "instant":
                 return parse_instant(document, "")
     except InvalidInput:

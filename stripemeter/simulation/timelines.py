@@ -86,7 +86,6 @@ class TimelineReader:
         self._now = start
         self._customers = customers
         self._plans = plans
-        self._currency = next(iter(plans.values())).currency if plans else "USD"
         self._held: dict[str, list[str]] = {}
         self._known: dict[tuple[str, str, str], datetime] = {}
         """Credit and commitments by kind, customer and name: since when they hold."""
@@ -201,6 +200,12 @@ class TimelineReader:
             raise refused(f"{ref} does not hold {plan.name} then", field)
         self._held[ref].remove(plan.name)
 
+    def _currency_of(self, ref: str) -> str:
+        """Of what a customer holds; that of the first plan before they hold any."""
+        for name in (*self._held.get(ref, ()), *self._plans):
+            return self._plans[name].currency
+        return "USD"
+
     def _reprice(self, document: object, field: str) -> Reprice:
         members = members_of(document, ("plan", "metric", "priceConfig"), field)
         plan = self._plan(members, "plan", field)
@@ -219,7 +224,7 @@ class TimelineReader:
     def _credit(self, document: object, field: str) -> GrantCredit:
         ref, members = self._with_ref(document, field)
         terms = {"effectiveAt": self._now, "createdAt": self._now, **members}
-        grant = parse_grant(terms, self._currency, field)
+        grant = parse_grant(terms, self._currency_of(ref), field)
         self._remember("credit", ref, grant.name, grant.effective_at or self._now, within(field, "reason"))
         return GrantCredit(customer_ref=ref, grant=grant)
 
@@ -236,7 +241,7 @@ class TimelineReader:
 
     def _commitment(self, document: object, field: str) -> Commit:
         ref, members = self._with_ref(document, field)
-        commitment = parse_commitment(members, self._currency, field)
+        commitment = parse_commitment(members, self._currency_of(ref), field)
         self._remember("commitment", ref, commitment.name, self._now, within(field, "name"))
         return Commit(customer_ref=ref, commitment=commitment)
 
@@ -245,7 +250,7 @@ class TimelineReader:
         ends_at = members.pop("endDate", None)
         return Reduce(
             customer_ref=ref,
-            discount=parse_discount(members, self._currency, field),
+            discount=parse_discount(members, self._currency_of(ref), field),
             ends_at=None if ends_at is None else parse_instant(ends_at, within(field, "endDate")),
         )
 

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stripemeter.cli.yaml_files import read_yaml
+from stripemeter.errors import ScenarioError
 from stripemeter.pricing import InvoiceSimulator, to_price_config
 from stripemeter.simulation.running import ScenarioRun, run_scenario
 from stripemeter.simulation.scenarios import read_scenario
 from tests.laws.prices import ROUNDINGS, draw_price
 
+LABS = Path(__file__).resolve().parents[2] / "labs"
+_LABS = (
+    "dunning.sim.yaml",
+    "past-due.sim.yaml",
+    "commitments.sim.yaml",
+    "end-of-cycle.sim.yaml",
+    "golden/storage.sim.yaml",
+)
+_JUNK: tuple[Any, ...] = (
+    *(None, [], {}, [None], ["x"], {"a": 1}, {1: 2}, "", "x", "\x00", "\ud800", b"x", True, -1, 0, 10**40),
+    *(Decimal("NaN"), Decimal("Infinity"), Decimal("1e-16"), "1e300", float("nan"), float("inf")),
+    *("P1D", "PT0S", "P99999D", "9999-12-31T23:59:59Z", "0001-01-01", "2026-01-31", "customer"),
+)
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _FINAL = "2026-02-01T01:00:00Z"
 _PRICE = {
@@ -132,3 +151,31 @@ def test_a_storys_invoice_is_the_invoice_simulators_for_the_same_usage(randomly:
     )
     of_story = {"id": "customer-1", "status": "paid", "finalizedAt": _FINAL, "unbilled": {"calls": "0"}}
     assert run.invoices[0] == of_story | expected.to_dict()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(name=st.sampled_from(_LABS), randomly=st.randoms(use_true_random=False))
+def test_no_document_is_more_than_refused(name: str, randomly: Random) -> None:
+    """A lab with something else somewhere: it passes, differs, or is refused with its path; nothing else happens."""
+    document = copy.deepcopy(_lab(name))
+    place = randomly.choice(list(_places(document)))
+    place[0][place[1]] = copy.deepcopy(randomly.choice(_JUNK))
+    refusal = None
+    try:
+        _text(_play(document))
+    except ScenarioError as error:
+        refusal = error
+    assert refusal is None or str(refusal).startswith(refusal.field or "the document")
+
+
+@cache
+def _lab(name: str) -> dict[str, Any]:
+    return read_yaml(LABS / name)  # type: ignore[no-any-return] # an object, as labs are
+
+
+def _places(document: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 - JSON
+    members = document.items() if isinstance(document, dict) else enumerate(document)
+    for name, value in list(members):
+        yield document, name
+        if isinstance(value, dict | list):
+            yield from _places(value)
