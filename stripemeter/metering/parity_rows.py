@@ -257,7 +257,7 @@ def _unit(fields: Mapping[str, Field], rules: ExportRules) -> Unit:
     if unit is None:
         raise InvalidInput(
             f"the column {column!r} does not say its unit: is 1050 ten dollars fifty (minor, as in Stripe's API and "
-            "Sigma) or a thousand and fifty (major, as in Stripe's dashboard)?",
+            "Sigma) or a thousand and fifty (major, as in Stripe's dashboard)? Say amounts: minor or major",
             field="amounts",
         )
     return unit
