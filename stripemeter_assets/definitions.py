@@ -11,7 +11,16 @@ from typing import Any
 import dagster as dg
 
 from stripemeter_assets import backfills, closing, retention, simulations, stripe_events, triggers
-from stripemeter_assets.assets import archive, backtests, counters, events, invoice_closings, late_charges, pushes, reconciliations
+from stripemeter_assets.assets import (
+    archive,
+    backtests,
+    counters,
+    events,
+    invoice_closings,
+    late_charges,
+    pushes,
+    reconciliations,
+)
 from stripemeter_assets.resources import LakeResource, PostgresResource, StripeResource
 
 
