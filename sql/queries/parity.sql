@@ -49,3 +49,11 @@ where
         select from prices as own
         where own.tenant_id = %(tenant_id)s and own.price_id = asked.name
     );
+
+-- name: list_item_metrics
+-- The Stripe Prices that customers' own subscription items are or were billed by, and the meters they bill.
+select distinct
+    stripe_price_id,
+    meter
+from item_prices
+where tenant_id = %(tenant_id)s;

@@ -17,7 +17,7 @@ from stripemeter.metering.parity_rows import ExportRow
 from stripemeter.metering.rulebook import TenantRules
 from stripemeter.pipeline.prices import price_id_of
 from stripemeter.store.mappings import list_bindings, list_mappings
-from stripemeter.store.parity import find_customers, find_meters
+from stripemeter.store.parity import find_customers, find_meters, list_item_metrics
 from stripemeter.store.postgres import Tx
 
 _STRIPE_CUSTOMER = "cus_"
@@ -75,6 +75,9 @@ def load_names(
         for name in (price_id_of(mapping), mapping.price_id, mapping.shadow_price_id, mapping.stripe_event_name):
             if name is not None:
                 priced[name].add(mapping.meter)
+    for price_id, meter in list_item_metrics(tx, tenant_id):
+        metrics.add(meter)
+        priced[price_id].add(meter)
     customers = {customer for customer, _ in used} | {ref for refs in bound.values() for ref in refs}
     customers |= set(rules.aliases.values())
     texts = list(rows)

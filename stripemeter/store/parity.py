@@ -76,3 +76,8 @@ def find_customers(tx: Tx, tenant_id: str, refs: Collection[str]) -> set[str]:
 def find_meters(tx: Tx, tenant_id: str, names: Collection[str]) -> set[str]:
     """Those of some names that anything was ever counted under, or that the tenant has priced itself."""
     return {row[0] for row in tx.execute(_Q["find_meters"], {"tenant_id": tenant_id, "names": sorted(names)})}
+
+
+def list_item_metrics(tx: Tx, tenant_id: str) -> list[tuple[str, str]]:
+    """Each Stripe Price that a customer's own subscription item is or was billed by, and the meter it bills."""
+    return [(row[0], row[1]) for row in tx.execute(_Q["list_item_metrics"], {"tenant_id": tenant_id})]

@@ -266,6 +266,8 @@ def test_causes_of_other_quantities(pool: ConnectionPool) -> None:
     assert (equal.verdict, equal.items[0].lines) == ("equal", (2, 3))
     twice = compare(pool, head + "a,ada,calls,2026-10,1\nb,ada,calls,2026-10,2\na,ada,calls,2026-10,1\n")
     assert shown(twice) == [("ada/calls", "both", "drift", ("duplicate_rows",))]
+    wrong = compare(pool, head + "a,ada,calls,2026-10,4\na,ada,calls,2026-10,4\n")
+    assert shown(wrong) == [("ada/calls", "both", "drift", ("unknown",))], "without the repetition it is not equal"
     assert shown(compare(pool, head + "a,ada,calls,2026-10,5\n")) == [("ada/calls", "both", "drift", ("adjustments",))]
 
 
