@@ -51,6 +51,21 @@ from
     with ordinality as t (mapping_id, customer_ref, segment_start, place)
 where is_segment_closed(t.mapping_id, t.customer_ref, t.segment_start);
 
+-- name: cancel_final
+-- Rows of the outbox that were never sent, or are proven absent, of segments whose invoice is final: lacking again.
+update push_entries
+set
+    state = 'cancelled',
+    settled_at = %(now)s,
+    lease_until = null,
+    next_attempt_at = null,
+    error_message = 'not sent: its invoice is final'
+where
+    stripe_account_id = %(stripe_account_id)s
+    and state = 'planned'
+    and first_attempt_at is null
+    and is_segment_closed(mapping_id, customer_ref, segment_start);
+
 -- name: insert_carry
 -- Late usage, owed on another day from here on.
 insert into push_carries (

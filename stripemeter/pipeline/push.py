@@ -30,7 +30,7 @@ from stripemeter.pipeline.push_row import DEFAULT_RETRIES, Outcome, Pushed, Push
 from stripemeter.pipeline.push_row import pushed as report_target
 from stripemeter.pipeline.push_rows import push_targets
 from stripemeter.pipeline.push_segments import open_segments
-from stripemeter.store import push_entries, push_epochs
+from stripemeter.store import late_usage, push_entries, push_epochs
 from stripemeter.store.customers import load_phases_of
 from stripemeter.store.mappings import list_mappings
 from stripemeter.store.postgres import Tx, transaction
@@ -126,6 +126,7 @@ def push_usage(
         epoch = _require_same_database(tx, witness)
         open_segments(tx, now=now)
         broken = {tenant.tenant_id for tenant in load_conservation(tx) if not tenant.holds}
+        late_usage.cancel_final(tx, stripe_account_id=account, now=now)
         carry_late_usage(tx, modes=[sink.mode], stripe_account_id=account, left_out=broken, now=now)
         found = push_entries.find_targets(
             tx, stripe_account_id=account, mode=sink.mode, first_day=first, today=today, now=now

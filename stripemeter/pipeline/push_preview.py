@@ -20,7 +20,7 @@ from stripemeter.metering.segments import day_segment
 from stripemeter.pipeline.late_usage import carry_late_usage
 from stripemeter.pipeline.prove import load_conservation
 from stripemeter.pipeline.push_segments import open_segments
-from stripemeter.store import push_entries, push_epochs
+from stripemeter.store import late_usage, push_entries, push_epochs
 from stripemeter.store.customers import load_phases_of
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.push_entries import LackingDay, PushTarget
@@ -94,6 +94,7 @@ def plan_push(pool: ConnectionPool, sink: BillingSink, *, now: datetime) -> Push
     with transaction(pool) as tx, tx.transaction(force_rollback=True):
         open_segments(tx, now=now)
         broken = {tenant.tenant_id for tenant in load_conservation(tx) if not tenant.holds}
+        late_usage.cancel_final(tx, stripe_account_id=account, now=now)
         carry_late_usage(tx, modes=[sink.mode], stripe_account_id=account, left_out=broken, now=now)
         targets = push_entries.find_targets(
             tx, stripe_account_id=account, mode=sink.mode, first_day=first, today=today, now=now

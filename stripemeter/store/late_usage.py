@@ -95,6 +95,11 @@ def find_closed(tx: Tx, segments: Sequence[tuple[PushTarget, datetime]]) -> set[
     return {row[0] - 1 for row in tx.execute(_Q["find_closed"], values)}
 
 
+def cancel_final(tx: Tx, *, stripe_account_id: str, now: datetime) -> int:
+    """Take back rows of an account that are not at Stripe and would come after their invoice; returns how many."""
+    return tx.execute(_Q["cancel_final"], {"stripe_account_id": stripe_account_id, "now": now}).rowcount
+
+
 def insert_carries(tx: Tx, carries: Sequence[Carry]) -> None:
     """Owe late usage on another day. Their targets must be locked."""
     with tx.cursor() as cursor:

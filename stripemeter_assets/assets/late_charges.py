@@ -32,6 +32,9 @@ def late_charges(
         stripe.sinks(),
         lambda sink: charge_late_usage(postgres.pool, sink, now=datetime.now(UTC), witnesses=settings.witnesses),
     )
+    for name, report in reports.items():
+        if report.stopped:
+            context.log.warning("%s: charged nothing more: %s", name, report.stopped)
     return dg.MaterializeResult(metadata=presentation.by_account(reports))
 
 

@@ -15,6 +15,7 @@ from stripemeter.pipeline.late_charges import LateReport, charge_late_usage
 from stripemeter.pipeline.push import has_unpushed_usage, push_usage
 from stripemeter.pipeline.reconcile import reconcile_usage
 from stripemeter.pricing.derivations import recompute_quote
+from stripemeter.store import closings
 from stripemeter.store.late_charges import LateCharge, list_charges, release
 from stripemeter.store.postgres import transaction
 from tests.closing_bench import END, SETTLED, ClosingBench, open_closing
@@ -226,6 +227,17 @@ def test_a_price_that_does_not_make_the_invoice_charges_nothing(bench: ClosingBe
     report = charge(bench)
     assert (report.held, charges(bench), items(bench)) == (1, [], [])
     assert "Stripe has no price price_gone" in report.rows[0].reason
+
+
+def test_a_failed_proof_waits_for_a_person(bench: ClosingBench) -> None:
+    """Somebody may have billed it by hand: it is charged when they say that they did not, and not before."""
+    bench.count("13")
+    bench.close(SETTLED, "observe")
+    assert bench.closing().state == "failed"
+    assert (charge(bench).rows, charges(bench)) == ((), [])
+    with transaction(bench.pool) as tx:
+        closings.release(tx, bench.closing().invoice_id, actor="eve", reason="by an item", now=SETTLED)
+    assert (charge(bench).accepted, items(bench)) == (1, [29])
 
 
 def test_shadow_and_live_are_apart(bench: ClosingBench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from stripemeter.pipeline.late_usage import carry_late_usage
 from stripemeter.pipeline.push import PushReport, has_unpushed_usage, push_usage
 from stripemeter.pipeline.push_preview import plan_push
 from stripemeter.pipeline.reconcile import reconcile_usage
+from stripemeter.store import push_entries
 from stripemeter.store.late_usage import list_carries
 from stripemeter.store.postgres import transaction
 from tests.emulator import RunningEmulator
@@ -137,6 +138,28 @@ def test_a_final_invoice_takes_nothing_more(bench: StripeBench, policy: str) -> 
     assert (report.held, report.accepted, bench.at_stripe()) == (0, 1, 2)
     assert carries(bench) == [(YESTERDAY, TODAY, 2)]
     assert reconcile_usage(bench.pool, bench.sink, now=later).drift_total == 0
+
+
+def test_a_row_that_was_not_sent_before_the_invoice_was_final_is_taken_back(
+    bench: StripeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planned, and whoever planned it died: it never goes onto no invoice, and what it told is carried."""
+    boundary = NOW.replace(hour=6, minute=0, second=0)
+    bench.cut(NOVEMBER, boundary)
+    carry_forward(bench)
+    bench.count("5", YESTERDAY, segment=NOVEMBER)
+    with monkeypatch.context() as patch:
+        patch.setattr(push_entries, "claim", lambda *_, **__: {})
+        push(bench)
+    assert bench.states() == ["planned"]
+    invoice(bench, NOVEMBER, boundary, finalized_at=NOW)
+    later = NOW + timedelta(minutes=2)
+    assert [(row.day, row.action, row.quantity) for row in plan_push(bench.pool, bench.sink, now=later).rows] == [
+        (TODAY, "send", 5)
+    ]
+    push(bench, later)
+    assert (bench.states(), carries(bench)) == (["cancelled", "accepted"], [(YESTERDAY, TODAY, 5)])
+    assert (bench.at_stripe(YESTERDAY), bench.at_stripe()) == (0, 5)
 
 
 def test_nothing_is_carried_into_a_final_invoice(bench: StripeBench) -> None:
