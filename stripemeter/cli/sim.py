@@ -60,8 +60,17 @@ def run(
         int | None, typer.Option("--seed", help="Of what is drawn, instead of the scenario's own.", show_default=False)
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the results, <name>.result.json.")] = Path("results"),
+    *,
+    billing: Annotated[
+        bool, typer.Option("--billing", help="Play on Stripe's test clocks too, and compare the invoices.")
+    ] = False,
 ) -> None:
     """Play scenarios and write down what was seen. Exit 1: something is not as expected. 2: one cannot be played."""
+    if billing:
+        from stripemeter.cli.sim_billing import run_on_stripe
+
+        run_on_stripe([(path, out / result, _read) for path, result in _files(scenario, folder)], seed, _progress)
+        return
     from stripemeter.simulation.report_pages import render_table
     from stripemeter.simulation.reports import Judged
     from stripemeter.simulation.running import run_scenario

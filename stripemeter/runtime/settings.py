@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     stripe_test_secret_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("STRIPE_TEST_SECRET_KEY")
     )
+    stripe_sandbox_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("STRIPE_SANDBOX_KEY"))
     stripe_api_base: str | None = Field(default=None, validation_alias=AliasChoices("STRIPEMETER_STRIPE_API_BASE"))
     stripe_calls_per_second: float | None = Field(
         default=None, gt=0, le=10_000, validation_alias=AliasChoices("STRIPEMETER_STRIPE_CALLS_PER_SECOND")

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from stripemeter.errors import ScenarioError
 from stripemeter.metering.events import UsageEvent, parse_event
-from stripemeter.metering.segments import BillingPhase, Segment, segment_at
+from stripemeter.metering.segments import BEGINNING, BillingPhase, Segment, segment_at
 from stripemeter.pricing import PerUnit, Price
 from stripemeter.simulation.entries import (
     Action,
@@ -104,8 +104,13 @@ class Script:
     stops: Sequence[datetime]
 
     def segment(self, at: datetime) -> Segment:
-        """The period that holds an instant."""
+        """The period that holds an instant; the first one begins with the subscription."""
         return segment_at([self.phase], at)
+
+    @property
+    def is_first_whole(self) -> bool:
+        """Whether the subscription begins where a period does; else its first period ends at the anchor."""
+        return _whole_segment(self.phase, self.subscribed_at).start == self.subscribed_at
 
 
 def scripts_of(scenario: Scenario, seed: int) -> list[Script]:
@@ -117,14 +122,14 @@ def scripts_of(scenario: Scenario, seed: int) -> list[Script]:
     story = scenario.story
     if story is None:
         raise _refused("needs a timeline: an invoice without a clock is not played on one", "timeline")
-    if story.tax_pct:
-        raise _refused("taxes are not played", "taxRate")
     if story.finalize_after != FINALIZE_AFTER:
         raise _refused("when Stripe finalizes is a setting of the account: an hour after the period", "finalizeAfter")
     deliveries = list(_deliveries(story, seed))
     if len(deliveries) > MOST_EVENTS:
         raise _refused(f"has {len(deliveries)} deliveries; at most {MOST_EVENTS} are sent", "timeline")
     scripts = [script for ref in story.customers if (script := _script(story, ref, deliveries)) is not None]
+    if story.tax_pct:
+        raise _refused("taxes are not played", "taxRate")
     if not scripts:
         raise _refused("nobody subscribes to anything", "timeline")
     return scripts
@@ -171,9 +176,13 @@ def _check_plan(story: Story, plan: Plan, phase: BillingPhase | None, at: dateti
         if metric in story.rules.meters:
             raise _refused(f"{metric} has a meter of its own, whose deltas are the pipeline's to push", path)
     for fee in plan.fees:
-        is_whole = phase is not None and segment_at([phase], at).start == at
+        is_whole = phase is not None and _whole_segment(phase, at).start == at
         if phase is None or (fee.cadence, 1) != (phase.cadence, phase.cadence_count) or not is_whole:
             raise _refused(f"the fee {fee.name} is not owed in whole periods of the subscription", path)
+
+
+def _whole_segment(phase: BillingPhase, at: datetime) -> Segment:
+    return segment_at([replace(phase, starts_at=BEGINNING)], at)
 
 
 def _customer_of(action: Action | None) -> str | None:
