@@ -8,6 +8,7 @@ Nothing is kept: the answer is the comparison, so what is compared is bounded by
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from starlette.responses import Response
 
 from stripemeter.errors import InvalidInput
 from stripemeter.metering.days import month_bounds
+from stripemeter.metering.parity_rows import Kind
 from stripemeter.pipeline.parity import compare_export
 from stripemeter.pipeline.parity_export import ExportRequest
 from stripemeter.pipeline.parity_report import CSV_HEADER, report_csv, report_document, report_html
@@ -32,8 +34,9 @@ from stripemeter_api.errors import READ_PROBLEMS
 from stripemeter_api.parity_documents import ParityAnswer, ParityQuestion
 from stripemeter_api.state import Pool
 
-MOST_ROWS = 20_000
-"""Rows of one answer: seconds of work. Longer exports are compared by the command line."""
+MOST_COMPARED: Mapping[Kind, int] = {"usage": 20_000, "invoice": 5_000}
+"""Rows of one answer, and items of ours: seconds of work, pricing some two milliseconds a customer. Longer exports are
+compared by the command line."""
 # A decimal stays the number it was.
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -94,7 +97,8 @@ def _asked(body: ParityQuestion, bounds: BackfillLimits) -> ExportRequest:
         amounts=body.amounts,
         as_of=body.as_of,
         rounding=body.rounding,
-        most_rows=MOST_ROWS,
+        most_rows=MOST_COMPARED[body.kind],
+        most_items=MOST_COMPARED[body.kind],
     )
 
 

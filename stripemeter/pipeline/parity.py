@@ -86,7 +86,8 @@ def compare_export(pool: ConnectionPool, asked: ExportRequest, *, tenant_id: str
     """Compare an export with ours, item by item.
 
     Raises:
-        InvalidInput: the export cannot be read, has no rows and no period, or needs more events than may be read.
+        InvalidInput: the export cannot be read, has no rows and no period, or needs more items compared or events read
+            than may be.
         NotFound: there is no such file.
         TookTooLong: too much is asked for at once.
         Unavailable: Postgres or S3 is down.
@@ -134,6 +135,13 @@ def _ours(
     """Our items, and the metrics with usage that nobody bills."""
     theirs = {key: rows for key, rows in named.rows.items() if key not in named.strangers}
     wanted = scope.keys | {UsageKey(*key[:4]) for key in theirs}
+    item_count = len(wanted) + len(scope.customers)
+    if item_count > asked.most_items:
+        raise InvalidInput(
+            f"{item_count} items of ours would have to be compared, at most {asked.most_items} are at once: "
+            "name metrics, or a shorter period",
+            field="metrics",
+        )
     rules = names.rules
     quantities = load_quantities(pool, wanted, tenant_id=tenant_id, rules=rules, known_at=asked.as_of, now=now)
     later: Mapping[UsageKey, UsedQuantity] = {}

@@ -33,6 +33,8 @@ from stripemeter.store.files import FileFormat, SourceFile, open_rows
 
 MOST_ROWS = 200_000
 """Rows of one comparison: some minutes of work, some hundred megabytes."""
+MOST_ITEMS = 1_000_000
+"""Customers times metrics times windows of one comparison, those that the export lacks included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,7 @@ class ExportRequest:
         as_of: compare with what was known then; None: with what is known now.
         rounding: of our invoice lines.
         most_rows: more are refused.
+        most_items: likewise, of customers, metrics and windows of ours.
     """
 
     source: SourceFile
@@ -62,6 +65,7 @@ class ExportRequest:
     as_of: datetime | None = None
     rounding: Rounding = "half_up"
     most_rows: int = MOST_ROWS
+    most_items: int = MOST_ITEMS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

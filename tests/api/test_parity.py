@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stripemeter_api.parity import MOST_ROWS
+from stripemeter_api.parity import MOST_COMPARED
 from stripemeter_api.parity_documents import ParityAnswer
 from tests.api.conftest import _Workers
 from tests.api.serving import Api, Ingest
@@ -95,8 +95,8 @@ def test_what_is_asked_is_bounded(api: Api, tenant: str) -> None:
     assert "exactly one of" in refused(rows=[], csvData="a\n")
     assert "at most 5000" in refused(rows=[{}] * 5001)
     refused(413, rows=[{"x": "y" * 1_100_000}])
-    many = "customer,metric,period,quantity\n" + "c,m,2026-10,1\n" * (MOST_ROWS + 1)
-    assert f"more than {MOST_ROWS} rows" in refused(csvData=many)
+    many = "customer,metric,period,quantity\n" + "c,m,2026-10,1\n" * (MOST_COMPARED["usage"] + 1)
+    assert "more than 20000 rows" in refused(csvData=many)
     assert "does not say its unit" in refused(
         kind="invoice", csvData="customer,metric,period,quantity,amount,currency\n"
     )

@@ -7,8 +7,10 @@ import io
 import json
 import uuid
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from random import Random
 from typing import Any
 
 import pytest
@@ -31,6 +33,7 @@ from stripemeter.store.files import payload_source
 from stripemeter.store.mappings import CustomerBinding, PriceMapping, bind_customer, create_mapping
 from stripemeter.store.postgres import transaction
 from stripemeter.store.prices import record_price
+from stripemeter.store.usage import load_current_usage
 from tests.adjusting import adjust
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -180,8 +183,46 @@ def test_usage_is_compared_to_the_last_digit(pool: ConnectionPool) -> None:
         ("ada/disk", "only_here", "drift", ("missing_there",)),
         ("bob/calls", "only_here", "drift", ("missing_there",)),
     ]
-    of_calls = compare(pool, text.format(1000), metrics=("calls",))
+    with pytest.raises(InvalidInput, match="3 items of ours would have to be compared, at most 2"):
+        compare(pool, text.format(1000), most_items=2)
+    of_calls = compare(pool, text.format(1000), metrics=("calls",), most_items=2)
     assert (of_calls.verdict, of_calls.left_out, len(of_calls.items)) == ("equal", 1, 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_export_of_our_own_numbers_is_equal(pool: ConnectionPool, seed: int) -> None:
+    """In any order of rows; the smallest change of any one of them is found by its line, a row less by its item."""
+    random = Random(seed)
+    for customer in ("ada", "bob", "cy"):
+        for meter in random.sample(["calls", "disk", "seats"], 2):
+            for day in random.sample(range(20), 3):
+                quantity = Decimal(random.randrange(10**14)).scaleb(-random.randrange(13))
+                count(pool, meter, quantity, OCTOBER + day * timedelta(days=1), customer)
+    lines = [
+        (customer, metric, usage.quantity)
+        for customer in ("ada", "bob", "cy")
+        for metric, usage in load_current_usage(
+            pool, tenant_id="acme", customer_ref=customer, at=OCTOBER, now=NOW
+        ).metrics.items()
+    ]
+    assert len(lines) == 6
+    random.shuffle(lines)
+
+    def compared(rows: Iterable[tuple[str, str, Decimal]]) -> ParityReport:
+        text = "".join(f"{customer},{metric},2026-10,{quantity:f}\n" for customer, metric, quantity in rows)
+        return compare(pool, f"customer,metric,period,quantity\n{text}")
+
+    equal = compared(lines)
+    assert (equal.verdict, shown(equal)) == ("equal", [])
+    in_order = compared(sorted(lines)).items
+    assert [replace(item, lines=()) for item in in_order] == [replace(item, lines=()) for item in equal.items]
+    place = random.randrange(6)
+    customer, metric, quantity = lines[place]
+    changed = compared([*lines[:place], (customer, metric, quantity + Decimal("1e-12")), *lines[place + 1 :]])
+    found = only(item for item in changed.items if item.status != "ok")
+    assert (found.key[:2], found.lines) == ((customer, metric), (place + 2,))
+    lacking = compared([*lines[:place], *lines[place + 1 :]])
+    assert shown(lacking) == [(f"{customer}/{metric}", "only_here", "drift", ("missing_there",))]
 
 
 def test_days_and_the_gaps_of_a_month_are_looked_into(pool: ConnectionPool) -> None:
