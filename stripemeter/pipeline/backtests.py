@@ -15,7 +15,7 @@ from datetime import date, datetime
 import polars as pl
 from psycopg_pool import ConnectionPool
 
-from stripemeter.errors import InvalidInput
+from stripemeter.errors import InvalidInput, NotFound
 from stripemeter.metering.days import next_month
 from stripemeter.pipeline.billed_usage import BilledUsage, ReadMonth, load_billed_usage
 from stripemeter.pipeline.current_plans import CurrentPlans, Standing, load_current_plans
@@ -133,6 +133,7 @@ def run_backtest(  # noqa: PLR0913 - what is compared over what
     Raises:
         InvalidInput: no candidate, a name twice, a plan prices what cannot be counted, no customer is comparable, or
             the months have not ended.
+        NotFound: nobody is billed in these months.
         InvariantBroken: files of the lake are not those archived.
         Unavailable: Postgres or the lake does not answer, or days wait to be counted again.
     """
@@ -158,6 +159,8 @@ def run_backtest(  # noqa: PLR0913 - what is compared over what
             now=now,
             watch=lambda month: step(f"{month:%Y-%m}") if month <= last else None,
         )
+    if usage.periods.is_empty():
+        raise NotFound(f"no customer of {tenant_id} used or subscribed to anything in these months")
     done = _month_count(first, last)
     for plan in [*candidates, *([baseline] if baseline else [])]:
         _require_counted(plan, usage)

@@ -41,6 +41,7 @@ _TICK = timedelta(microseconds=1)
 PERIOD_SCHEMA: dict[str, Any] = {"customer_ref": pl.String(), "period_start": INSTANT, "period_end": INSTANT}
 USAGE_SCHEMA: dict[str, Any] = {**PERIOD_SCHEMA, "meter": pl.String(), "quantity": QUANTITY}
 _COUNTED: dict[str, Any] = {**USAGE_SCHEMA, "aggregation": pl.String()}
+_PRESENT = [*PERIOD_SCHEMA, "meter"]
 Watch = Callable[[date], None]
 """Told each month that has been read."""
 
@@ -144,7 +145,16 @@ def load_billed_usage(
     finished = finish_states(counted, count_items(items)).rename({"segment_start": "period_start"})
     in_force = _in_force(tx, rules, finished, span)
     usage = _adjusted(tx, rules, pl.concat([finished.select(list(_COUNTED)), in_force]), uncounted, span)
-    return _billed(tx, rules, usage, uncounted, span, _read(days, first, span))
+    counters = merged.rename({"segment_start": "period_start"}).select(_PRESENT)
+    periods = _billed_periods(tx, rules, pl.concat([usage.select(_PRESENT), counters]).unique(), span)
+    return BilledUsage(
+        periods=periods.filter(_is_over(span)).sort(list(PERIOD_SCHEMA)),
+        usage=usage.select(list(USAGE_SCHEMA)).filter(_is_over(span)).sort([*PERIOD_SCHEMA, "meter"]),
+        apart=_apart(rules),
+        uncounted=uncounted,
+        unfinished=periods.filter(~_is_over(span)).height,
+        days=_read(days, first, span),
+    )
 
 
 def parse_months(first: str, last: str) -> tuple[date, date]:
@@ -293,32 +303,31 @@ def _adjusted(tx: Tx, rules: _Rules, counted: pl.DataFrame, uncounted: Mapping[s
     return pl.concat([counted, adjustments]).group_by(key).agg(pl.col("quantity").sum())
 
 
-def _billed(
-    tx: Tx, rules: _Rules, usage: pl.DataFrame, uncounted: Mapping[str, str], span: _Span, days: tuple[ReadMonth, ...]
-) -> BilledUsage:
-    apart = {key for key in rules.own.phases if key[1]}
-    cut = pl.DataFrame(sorted(apart), schema={"customer_ref": pl.String, "meter": pl.String}, orient="row")
-    common = usage.join(cut, on=["customer_ref", "meter"], how="anti").select(list(PERIOD_SCHEMA))
+def _billed_periods(tx: Tx, rules: _Rules, present: pl.DataFrame, span: _Span) -> pl.DataFrame:
+    """PERIOD_SCHEMA, each once: where something was used (columns _PRESENT) or an item is subscribed to."""
+    apart = _apart(rules)
+    common = present.join(apart, on=["customer_ref", "meter"], how="anti").select(list(PERIOD_SCHEMA))
     others = [
         (customer, segment.start, segment.end)
-        for customer, start in usage.join(cut, on=["customer_ref", "meter"], how="semi")
+        for customer, start in present.join(apart, on=["customer_ref", "meter"], how="semi")
         .select("customer_ref", "period_start")
         .unique()
         .iter_rows()
         for segment in [rules.own.segment_of(customer, "", start)]
         if span.begins_in(segment.start)
     ]
-    subscribed = pl.DataFrame(list(_subscribed(tx, rules, span)), schema=PERIOD_SCHEMA, orient="row")
-    periods = pl.concat([common, pl.DataFrame(others, schema=PERIOD_SCHEMA, orient="row"), subscribed]).unique()
-    is_over = pl.col("period_end") <= pl.lit(span.now)
-    return BilledUsage(
-        periods=periods.filter(is_over).sort(list(PERIOD_SCHEMA)),
-        usage=usage.select(list(USAGE_SCHEMA)).filter(is_over).sort([*PERIOD_SCHEMA, "meter"]),
-        apart=cut,
-        uncounted=uncounted,
-        unfinished=periods.filter(~is_over).height,
-        days=days,
-    )
+    rows = [*others, *_subscribed(tx, rules, span)]
+    return pl.concat([common, pl.DataFrame(rows, schema=PERIOD_SCHEMA, orient="row")]).unique()
+
+
+def _apart(rules: _Rules) -> pl.DataFrame:
+    """Customers' metrics with billing phases of their own."""
+    keys = sorted(key for key in rules.own.phases if key[1])
+    return pl.DataFrame(keys, schema={"customer_ref": pl.String, "meter": pl.String}, orient="row")
+
+
+def _is_over(span: _Span) -> pl.Expr:
+    return pl.col("period_end") <= pl.lit(span.now)
 
 
 def _subscribed(tx: Tx, rules: _Rules, span: _Span) -> Iterator[tuple[str, datetime, datetime]]:

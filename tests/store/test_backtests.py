@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+import uuid
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from random import Random
@@ -10,15 +11,19 @@ from random import Random
 import pytest
 from psycopg_pool import ConnectionPool
 
-from stripemeter.errors import InvalidInput, InvariantBroken
+from stripemeter.billing import StripePrice
+from stripemeter.errors import InvalidInput, InvariantBroken, NotFound
 from stripemeter.pipeline.archive import archive_day
 from stripemeter.pipeline.backtests import Backtest, Comparison, PlanRevenue, run_backtest
 from stripemeter.pipeline.fold import fold
+from stripemeter.pipeline.price_versions import stripe_price_version
 from stripemeter.pipeline.prices import say_price
 from stripemeter.pricing import InvoiceSimulator
 from stripemeter.pricing.plans import Plan, parse_plan, plan_invoice
 from stripemeter.store.lake import LocalLake
+from stripemeter.store.mappings import PriceMapping, create_mapping
 from stripemeter.store.postgres import transaction
+from stripemeter.store.prices import record_price
 from stripemeter.store.usage import load_current_usage
 from tests.laws.worlds import Fact, ingest_into
 
@@ -206,3 +211,75 @@ def test_months_that_have_not_ended_are_refused(pool: ConnectionPool, lake: Loca
         run_backtest(
             pool, lake, tenant_id="acme", candidates=[NEW], baseline=OLD, first=FIRST, last=date(2026, 3, 1), now=NOW
         )
+
+
+def test_customers_are_priced_as_they_stand(pool: ConnectionPool, lake: LocalLake, used: list[Fact]) -> None:
+    """By their own item's price, their account's, else the newest mapping's; other currencies are not compared."""
+    for account, currency in (("acct_us", "usd"), ("acct_eu", "eur")):
+        map_calls(pool, account, f"price_{currency}")
+        stripe_price(pool, account, f"price_{currency}", currency, 10)
+    stripe_price(pool, "acct_us", "price_own", "usd", 20)
+    with transaction(pool) as tx:
+        for customer, account in (("c0", "acct_us"), ("c1", "acct_eu"), ("c2", "acct_us")):
+            tx.execute(
+                "insert into customer_bindings values ('acme', %s, %s, %s, now())",
+                [customer, account, f"cus_{customer}"],
+            )
+        tx.execute(
+            "insert into item_prices values ('acme', 'c2', 'calls', 'acct_us', 'price_own', '0001-01-01', now())"
+        )
+    found = backtest(pool, lake, OLD, baseline=None)
+    single = invoiced(pool, OLD)
+    charged = rows(found.baseline)
+    for (customer, month, _), amount in single.items():
+        currency = {"c1": "EUR"}.get(customer, "USD")
+        expected = amount * 2 if customer == "c2" else amount
+        assert abs(charged[customer, month, currency] - expected) <= 1, (customer, month)
+    (comparison,) = found.comparisons
+    assert comparison.incomparable == ("c1",)
+    assert comparison.changes is None
+    deltas = {row[0]: int(row[3]) for row in comparison.deltas.iter_rows()}
+    assert deltas["c2"] < 0
+    assert {customer for customer, delta in deltas.items() if delta} == {"c2"}
+    assert set(found.baseline.totals()) == {"EUR", "USD"}
+
+
+def test_a_tenant_nobody_knows_is_refused(pool: ConnectionPool, lake: LocalLake) -> None:
+    """A misspelt tenant is no tenant without revenue."""
+    with pytest.raises(NotFound, match="no customer of acme"):
+        backtest(pool, lake, NEW)
+
+
+def map_calls(pool: ConnectionPool, account: str, price_id: str) -> None:
+    """Bill `calls` at an account by a price; not the newest but the bound account's decides."""
+    with transaction(pool) as tx:
+        create_mapping(
+            tx,
+            PriceMapping(
+                id=uuid.uuid4(),
+                tenant_id="acme",
+                meter="calls",
+                aggregation="sum",
+                stripe_account_id=account,
+                stripe_event_name="calls",
+                stripe_meter_id=f"mtr_{account}",
+                mode="shadow",
+                is_shadow=True,
+                created_at=NOW - timedelta(days=account == "acct_eu"),
+                price_id=price_id,
+            ),
+        )
+
+
+def stripe_price(pool: ConnectionPool, account: str, price_id: str, currency: str, unit: int) -> None:
+    """A price as an account told it, so many cents a unit."""
+    price = StripePrice(
+        price_id=price_id,
+        currency=currency,
+        is_active=True,
+        stripe_meter_id="mtr_1",
+        created_at=NOW - timedelta(days=400),
+        document={"id": price_id, "currency": currency, "unit_amount": unit},
+    )
+    with transaction(pool) as tx:
+        assert record_price(tx, stripe_price_version(price, stripe_account_id=account, now=NOW))

@@ -36,6 +36,7 @@ METERS = [
     for how in ("count", "min", "max", "last", "avg")
 ] + [
     {"name": "by_unique", "metrics": ["api_calls"], "aggregation": "unique", "value": "meta.user"},
+    {"name": "heat", "aggregation": "avg"},
     {"name": "by_region", "metrics": ["api_calls"], "dimensions": ["meta.region"]},
 ]
 CUSTOMERS = {
@@ -64,7 +65,10 @@ def some_facts() -> list[Fact]:
             meta={"user": random.choice(["u1", "u2", "u3"]), "region": random.choice(["eu", "us"])},
         )
         for number in range(150)
-    ] + [Fact(customer="rests", quantity="7", ts=datetime(2024, 12, 5, tzinfo=UTC), key="rests", meta={"user": "u"})]
+    ] + [
+        Fact(customer="rests", quantity="7", ts=datetime(2024, 12, 5, tzinfo=UTC), key="rests", meta={"user": "u"}),
+        Fact(customer="warm", metric="heat", ts=datetime(2025, 2, 5, tzinfo=UTC), key="warm"),
+    ]
 
 
 @pytest.fixture
@@ -117,11 +121,12 @@ def test_it_is_what_the_usage_routes_answer(pool: ConnectionPool, world: LocalLa
     assert set(found.usage.iter_rows()) == expected
     assert {row[3] for row in expected if row[0] == "rests"} == {"by_last"}
     assert {(row[2] - row[1]).days for row in expected} >= {7, 31, 28, 365}
-    assert found.uncounted == {"by_avg": "it counts by avg, which no price bills"}
+    assert found.uncounted == dict.fromkeys(["by_avg", "heat"], "it counts by avg, which no price bills")
     assert found.apart.rows() == [("b", "by_count")]
     periods = set(found.periods.iter_rows())
+    february = datetime(2025, 2, 1, tzinfo=UTC), datetime(2025, 3, 1, tzinfo=UTC)
     assert {row[:3] for row in expected if row[:1] + row[3:4] != ("b", "by_count")} <= periods
-    assert ("rests", datetime(2025, 2, 1, tzinfo=UTC), datetime(2025, 3, 1, tzinfo=UTC)) in periods
+    assert {("rests", *february), ("warm", *february)} <= periods
     assert found.unfinished == 0
     while_it_lasts = load(pool, world, now=datetime(2025, 6, 1, tzinfo=UTC))
     assert while_it_lasts.unfinished == 1
