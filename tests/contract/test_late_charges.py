@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -55,6 +56,14 @@ def push(bench: ClosingBench, now: datetime) -> int:
     """What a push holds back."""
     bench.go_to(now)
     return push_usage(bench.pool, bench.stripe.sink, now=now, retries=NO_PAUSE).held
+
+
+def peak(bench: ClosingBench, quantity: int, *, days: int) -> None:
+    """The greatest value of that day of the window."""
+    day = (bench.start + timedelta(days=days)).date()
+    bench.stripe.count("0", day, segment=bench.start)
+    with transaction(bench.pool) as tx:
+        tx.execute("update counters set quantity_max = %s where day = %s", (quantity, day))
 
 
 def charge(bench: ClosingBench, now: datetime = SETTLED) -> LateReport:
@@ -200,6 +209,19 @@ def test_who_dies_after_stripe_has_it_leaves_a_question_that_is_asked(
     assert items(bench) == [29]
 
 
+def test_two_at_once_charge_once(bench: ClosingBench) -> None:
+    """Whoever comes second finds the charge of the first; each is claimed by one."""
+    bench.count("13")
+    bench.go_to(SETTLED)
+    sink = bench.stripe.sink
+    with ThreadPoolExecutor(max_workers=4) as workers:
+        looks = [workers.submit(charge_late_usage, bench.pool, sink, now=SETTLED) for _ in range(4)]
+        reports = [look.result() for look in looks]
+    assert [report.stopped for report in reports] == [""] * 4
+    assert sum(report.accepted for report in reports) == 1
+    assert (items(bench), len(charges(bench))) == ([29], 1)
+
+
 def test_a_refusal_waits_for_a_person(bench: ClosingBench) -> None:
     """Its usage is held again; released, it is charged anew."""
     bench.count("13")
@@ -262,3 +284,20 @@ def test_a_fenced_database_charges_nothing(bench: ClosingBench) -> None:
     report = charge(bench)
     assert "fenced" in report.stopped
     assert (report.rows, charges(bench)) == ((), [])
+
+
+def test_a_late_peak_is_charged_by_what_it_adds(pool: ConnectionPool, emulator: RunningEmulator) -> None:
+    """Of a gauge by what the window's number changes; the days, which are changes, agree with Stripe afterwards."""
+    bench = open_closing(pool, emulator, aggregation="max", **GRADUATED)
+    set_policy(bench.stripe, "credit_note")
+    peak(bench, 8, days=2)
+    push(bench, END - timedelta(days=1))
+    bench.close(END + timedelta(minutes=1), "observe")
+    bench.close(FINAL, "observe")
+    peak(bench, 13, days=1)
+    report = charge(bench)
+    assert [(row.outcome, row.quantity, row.amount_minor) for row in report.rows] == [("accepted", 5, 29)]
+    assert (push(bench, SETTLED), charge(bench).rows) == (0, ())
+    assert reconcile_usage(bench.pool, bench.stripe.sink, now=SETTLED).drift_total == 0
+    bench.close(SETTLED, "observe")
+    assert bench.closing().state == "verified"
