@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,7 +16,7 @@ from stripemeter.pipeline.late_charges import LateReport, charge_late_usage
 from stripemeter.pipeline.push import has_unpushed_usage, push_usage
 from stripemeter.pipeline.reconcile import reconcile_usage
 from stripemeter.pricing.derivations import recompute_quote
-from stripemeter.store import closings
+from stripemeter.store import closings, late_charges
 from stripemeter.store.late_charges import LateCharge, list_charges, release
 from stripemeter.store.postgres import transaction
 from tests.closing_bench import END, SETTLED, ClosingBench, open_closing
@@ -209,17 +209,32 @@ def test_who_dies_after_stripe_has_it_leaves_a_question_that_is_asked(
     assert items(bench) == [29]
 
 
-def test_two_at_once_charge_once(bench: ClosingBench) -> None:
-    """Whoever comes second finds the charge of the first; each is claimed by one."""
+def test_two_at_once_charge_once(bench: ClosingBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits for the first, which has not committed yet, and then finds its charge."""
     bench.count("13")
     bench.go_to(SETTLED)
-    sink = bench.stripe.sink
-    with ThreadPoolExecutor(max_workers=4) as workers:
-        looks = [workers.submit(charge_late_usage, bench.pool, sink, now=SETTLED) for _ in range(4)]
-        reports = [look.result() for look in looks]
-    assert [report.stopped for report in reports] == [""] * 4
-    assert sum(report.accepted for report in reports) == 1
+    others: list[Future[LateReport]] = []
+    insert = late_charges.insert_charge
+
+    def insert_slowly(*arguments: Any) -> None:  # noqa: ANN401 - anything
+        insert(*arguments)
+        if not others:
+            others.append(workers.submit(charge_late_usage, bench.pool, bench.stripe.sink, now=SETTLED))
+            while not others[0].done() and not waits_for_a_lock(bench.pool):
+                pass
+
+    monkeypatch.setattr(late_charges, "insert_charge", insert_slowly)
+    with ThreadPoolExecutor(max_workers=1) as workers:
+        reports = [charge(bench), others[0].result()]
+    assert sorted(report.accepted for report in reports) == [0, 1]
     assert (items(bench), len(charges(bench))) == ([29], 1)
+
+
+def waits_for_a_lock(pool: ConnectionPool) -> bool:
+    """Whether any session of the database does."""
+    with transaction(pool) as tx:
+        row = tx.execute("select exists(select 1 from pg_locks where not granted)").fetchone()
+    return row is not None and bool(row[0])
 
 
 def test_a_refusal_waits_for_a_person(bench: ClosingBench) -> None:
