@@ -57,3 +57,20 @@ select distinct
     meter
 from item_prices
 where tenant_id = %(tenant_id)s;
+
+-- name: list_waiting
+-- Adjustments that take effect in [from_ts, until_ts) and wait for approval: of late events, and manual ones.
+select
+    customer_ref,
+    metric as meter,
+    effective_at,
+    delta,
+    reason = 'late_event' as is_late
+from adjustments
+where
+    tenant_id = %(tenant_id)s
+    and status = 'pending'
+    and delta is not null
+    and effective_at >= %(from_ts)s::timestamptz
+    and effective_at < %(until_ts)s::timestamptz
+limit %(most)s;

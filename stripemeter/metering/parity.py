@@ -44,8 +44,8 @@ CAUSES: Mapping[Cause, str] = {
     "missing_here": "we have counted nothing of this customer, metric and window",
     "missing_there": "the export has no row of it",
     "duplicate_rows": "the export has rows twice: without the repetitions it is equal",
-    "late_events": "what came after the as-of time makes the difference",
-    "adjustments": "our approved manual adjustments make the difference",
+    "late_events": "what came after the as-of time, or came late and waits for approval, makes the difference",
+    "adjustments": "our manual adjustments, approved or waiting for approval, make the difference",
     "rounding": "no more than half a minor unit a line from the exact amount",
     "price_version": "equal to what another version of the price makes of this quantity",
     "other_price": "the export bills by another price than the mapping in force names",
@@ -78,6 +78,8 @@ class OurItem:
         is_present: whether there is anything: events, adjustments, or an amount that is due without usage.
         quantity: as usage is read; of an invoice as it is billed, never below 0.
         adjusted: approved manual adjustments in it.
+        waiting_late: what late events that wait for approval would add.
+        waiting_manual: what manual adjustments that wait for approval would add.
         quantity_later: what is known by now, where `quantity` is what was known at an earlier instant.
         currency: of the price; '' in a usage export or without a known price.
         amount_minor: what it costs; None in a usage export or without a known price.
@@ -92,6 +94,8 @@ class OurItem:
     is_present: bool
     quantity: Decimal
     adjusted: Decimal = _NOTHING
+    waiting_late: Decimal = _NOTHING
+    waiting_manual: Decimal = _NOTHING
     quantity_later: Decimal | None = None
     currency: str = ""
     amount_minor: int | None = None
@@ -251,9 +255,12 @@ def _quantity_causes(mine: OurItem, theirs: Sequence[ExportRow], quantity: Decim
     once = _once(theirs)
     if len(once) < len(theirs) and _sum_quantities(once) == mine.quantity:
         causes.append("duplicate_rows")
-    if mine.quantity_later is not None and quantity == mine.quantity_later:
+    difference = add(quantity, mine.quantity.copy_negate())
+    is_later = mine.quantity_later is not None and quantity == mine.quantity_later
+    if is_later or (mine.waiting_late and difference == mine.waiting_late):
         causes.append("late_events")
-    if mine.adjusted and quantity == add(mine.quantity, mine.adjusted.copy_negate()):
+    is_before = mine.adjusted and difference == mine.adjusted.copy_negate()
+    if is_before or (mine.waiting_manual and difference == mine.waiting_manual):
         causes.append("adjustments")
     return causes or ["unknown"]
 

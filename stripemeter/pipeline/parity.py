@@ -30,12 +30,12 @@ from stripemeter.metering.parity import (
 from stripemeter.metering.parity_rows import ExportRow, UnusableRow, Window
 from stripemeter.pipeline.parity_export import Export, ExportRequest, read_export
 from stripemeter.pipeline.parity_names import Names, load_names, why_stranger
-from stripemeter.pipeline.parity_ours import ours_of_invoices, ours_of_usage
+from stripemeter.pipeline.parity_ours import ours_of_invoices, ours_of_usage, with_waiting
 from stripemeter.pipeline.parity_prices import PriceVersions, price_quantities
 from stripemeter.pipeline.parity_scope import Scope, scope_of
 from stripemeter.pipeline.parity_usage import UsageKey, UsedQuantity, load_quantities
 from stripemeter.store.metered_usage import read_one_snapshot
-from stripemeter.store.parity import list_used
+from stripemeter.store.parity import WaitingAdjustment, list_used, list_waiting
 from stripemeter.store.postgres import transaction
 from stripemeter.store.rulebook import load_rulebook
 
@@ -101,14 +101,16 @@ def compare_export(pool: ConnectionPool, asked: ExportRequest, *, tenant_id: str
     with transaction(pool) as tx:
         read_one_snapshot(tx)
         rulebook = load_rulebook(tx, [tenant_id])
-        used = set()
+        rules = rulebook.of(tenant_id)
+        used, waiting = set[tuple[str, str]](), list[WaitingAdjustment]()
         if span is not None:
             used = list_used(tx, rulebook, tenant_id=tenant_id, start=span[0], end=span[1], now=now)
-        names = load_names(tx, rulebook.of(tenant_id), export.rows, tenant_id=tenant_id, used=used)
+            waiting = list_waiting(tx, rules, tenant_id=tenant_id, start=span[0], end=span[1])
+        names = load_names(tx, rules, export.rows, tenant_id=tenant_id, used=used)
     named = _named(export, names, asked.metrics)
     scope = Scope(keys=set(), customers=set()) if span is None else scope_of(named.rows, names, used, asked)
     ours, not_billed = _ours(pool, named, names, scope, asked, tenant_id=tenant_id, now=now)
-    items = compare_items(named.rows, ours, named.strangers)
+    items = compare_items(named.rows, with_waiting(ours, waiting), named.strangers)
     return ParityReport(
         tenant_id=tenant_id,
         asked=asked,

@@ -5,7 +5,9 @@ Belongs here: numbers and amounts as items. Does not: reading and pricing (`pari
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from functools import reduce
 
@@ -14,6 +16,7 @@ from stripemeter.metering.parity import ItemKey, OurItem
 from stripemeter.metering.parity_rows import ExportRow
 from stripemeter.pipeline.parity_prices import PricedItem, PriceVersions
 from stripemeter.pipeline.parity_usage import UsageKey, UsedQuantity
+from stripemeter.store.parity import WaitingAdjustment
 
 _NOTHING = Decimal(0)
 
@@ -69,6 +72,20 @@ def ours_of_invoices(
             currency = item.quoted.price.currency
             ours[ItemKey(*key, currency)] = _invoice_item(key, quantities, later, priced, versions, ())
     return ours, frozenset(not_billed)
+
+
+def with_waiting(ours: Mapping[ItemKey, OurItem], waiting: Iterable[WaitingAdjustment]) -> dict[ItemKey, OurItem]:
+    """The items with what waits for approval in their windows."""
+    of: defaultdict[tuple[str, str], list[WaitingAdjustment]] = defaultdict(list)
+    for each in waiting:
+        of[each.customer_ref, each.metric].append(each)
+    found = {}
+    for key, item in ours.items():
+        within = [each for each in of.get(key[:2], ()) if key.start <= each.effective_at < key.end]
+        late = reduce(add, (each.delta for each in within if each.is_late), _NOTHING)
+        manual = reduce(add, (each.delta for each in within if not each.is_late), _NOTHING)
+        found[key] = replace(item, waiting_late=late, waiting_manual=manual) if within else item
+    return found
 
 
 def _quantity_item(

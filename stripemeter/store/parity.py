@@ -7,12 +7,14 @@ Belongs here: listing what was counted, telling known references and names. Does
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from stripemeter.errors import TookTooLong
 from stripemeter.metering.days import day_of
 from stripemeter.metering.readings import UNMATCHED, read_meters
-from stripemeter.metering.rulebook import Rulebook
+from stripemeter.metering.rulebook import Rulebook, TenantRules
 from stripemeter.store.metered_usage import UNFILTERED, load_events, load_head
 from stripemeter.store.postgres import Tx
 from stripemeter.store.sql import load_queries
@@ -21,6 +23,17 @@ _Q = load_queries("parity")
 _TICK = timedelta(microseconds=1)
 MOST_PAIRS = 1_000_000
 """Customers times meters of one comparison."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingAdjustment:
+    """An adjustment that counts once somebody approves it; `is_late`: a late event's own."""
+
+    customer_ref: str
+    metric: str
+    effective_at: datetime
+    delta: Decimal
+    is_late: bool
 
 
 def list_used(
@@ -81,3 +94,23 @@ def find_meters(tx: Tx, tenant_id: str, names: Collection[str]) -> set[str]:
 def list_item_metrics(tx: Tx, tenant_id: str) -> list[tuple[str, str]]:
     """Each Stripe Price that a customer's own subscription item is or was billed by, and the meter it bills."""
     return [(row[0], row[1]) for row in tx.execute(_Q["list_item_metrics"], {"tenant_id": tenant_id})]
+
+
+def list_waiting(
+    tx: Tx, rules: TenantRules, *, tenant_id: str, start: datetime, end: datetime
+) -> list[WaitingAdjustment]:
+    """The adjustments in `[start, end)` that wait for approval, under the customers' own references.
+
+    Raises:
+        TookTooLong: there are more than MOST_PAIRS.
+    """
+    parameters = {"tenant_id": tenant_id, "from_ts": start, "until_ts": end, "most": MOST_PAIRS + 1}
+    rows = tx.execute(_Q["list_waiting"], parameters).fetchall()
+    if len(rows) > MOST_PAIRS:
+        raise TookTooLong(f"more than {MOST_PAIRS} adjustments wait for approval: compare a shorter period")
+    return [
+        WaitingAdjustment(
+            customer_ref=rules.customer_of(row[0]), metric=row[1], effective_at=row[2], delta=row[3], is_late=row[4]
+        )
+        for row in rows
+    ]

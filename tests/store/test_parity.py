@@ -23,6 +23,7 @@ from stripemeter.metering.events import IngestLimits, parse_event
 from stripemeter.metering.parity import ParityItem
 from stripemeter.metering.segments import parse_phase
 from stripemeter.pipeline.bulk import ensure_months, prepare_events, store_prepared
+from stripemeter.pipeline.fold import fold
 from stripemeter.pipeline.parity import ParityReport, compare_export
 from stripemeter.pipeline.parity_export import ExportRequest
 from stripemeter.pipeline.parity_report import CSV_HEADER, report_csv, report_document, report_html, report_table
@@ -60,11 +61,11 @@ def count(pool: ConnectionPool, meter: str, quantity: object, at: datetime = OCT
         )
 
 
-def event(pool: ConnectionPool, key: str, quantity: int, received_at: datetime) -> None:
-    """An event of ada's on 5 October, in the ledger and not folded."""
+def event(pool: ConnectionPool, key: str, quantity: int, received_at: datetime, at: datetime = OCTOBER) -> None:
+    """An event of ada's, in the ledger and not folded."""
     document = {"tenantId": "acme", "customerRef": "ada", "metric": "calls", "quantity": quantity}
     parsed = parse_event(
-        json.dumps({**document, "ts": OCTOBER.isoformat(), "idempotencyKey": key}).encode(),
+        json.dumps({**document, "ts": at.isoformat(), "idempotencyKey": key}).encode(),
         now=NOW,
         limits=IngestLimits(),
     )
@@ -310,6 +311,21 @@ def test_causes_of_other_quantities(pool: ConnectionPool) -> None:
     wrong = compare(pool, head + "a,ada,calls,2026-10,4\na,ada,calls,2026-10,4\n")
     assert shown(wrong) == [("ada/calls", "both", "drift", ("unknown",))], "without the repetition it is not equal"
     assert shown(compare(pool, head + "a,ada,calls,2026-10,5\n")) == [("ada/calls", "both", "drift", ("adjustments",))]
+
+
+def test_what_waits_for_approval(pool: ConnectionPool) -> None:
+    """An export that counts it already differs by that, be it a late event or an adjustment of its window."""
+    event(pool, "counted", 4, OCTOBER)
+    event(pool, "newest", 1, NOW, at=NOW - timedelta(hours=1))
+    fold(pool, now=NOW)
+    event(pool, "late", 3, NOW)
+    fold(pool, now=NOW)
+    adjust(pool, "acme", "5", OCTOBER, status="pending", metric="calls", customer_ref="ada")
+    adjust(pool, "acme", "9", OCTOBER + 40 * timedelta(days=1), status="pending", metric="calls", customer_ref="ada")
+    text = "customer,metric,period,quantity\nada,calls,2026-10,{}\n"
+    assert compare(pool, text.format(4)).verdict == "equal"
+    for quantity, cause in ((7, "late_events"), (9, "adjustments"), (13, "unknown")):
+        assert shown(compare(pool, text.format(quantity))) == [("ada/calls", "both", "drift", (cause,))]
 
 
 def test_what_was_known_then(pool: ConnectionPool) -> None:
