@@ -322,7 +322,7 @@ def test_what_waits_for_approval(pool: ConnectionPool) -> None:
     fold(pool, now=NOW)
     adjust(pool, "acme", "5", OCTOBER, status="pending", metric="calls", customer_ref="ada")
     adjust(pool, "acme", "9", OCTOBER + 40 * timedelta(days=1), status="pending", metric="calls", customer_ref="ada")
-    text = "customer,metric,period,quantity\nada,calls,2026-10,{}\n"
+    text = "customer,metric,period,quantity\nada,calls,2026-10,{}\nada,calls,2026-11,1\n"
     assert compare(pool, text.format(4)).verdict == "equal"
     for quantity, cause in ((7, "late_events"), (9, "adjustments"), (13, "unknown")):
         assert shown(compare(pool, text.format(quantity))) == [("ada/calls", "both", "drift", (cause,))]
