@@ -11,8 +11,10 @@ from uuid import UUID
 
 import dagster as dg
 
+from stripemeter.billing.clock_accounts import open_clock_account
 from stripemeter.errors import Conflict
 from stripemeter.pipeline.simulations import run_simulation
+from stripemeter.runtime.settings import load_settings
 from stripemeter.store.simulations import SimulationRun, list_unfinished, list_waiting
 from stripemeter_assets.resources import PostgresResource
 from stripemeter_assets.triggers import IN_FLIGHT
@@ -86,7 +88,12 @@ def pending_simulations(
 def _carry_out(context: dg.OpExecutionContext, postgres: PostgresResource, run_id: UUID) -> SimulationRun | None:
     """The run as it ended; None: it was cancelled since, or somebody else is at it."""
     try:
-        done = run_simulation(postgres.database_url, run_id, clock=lambda: datetime.now(UTC))
+        done = run_simulation(
+            postgres.database_url,
+            run_id,
+            clock=lambda: datetime.now(UTC),
+            open_account=lambda: open_clock_account(load_settings()),
+        )
     except Conflict as error:
         context.log.info("%s", error)
         return None

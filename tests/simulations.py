@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from psycopg_pool import ConnectionPool
@@ -63,7 +63,12 @@ def keep(pool: ConnectionPool, tenant_id: str = "acme", **members: object) -> St
 
 def ask(pool: ConnectionPool, **members: object) -> UUID:
     """A pending run of a scenario kept for it."""
-    return request_stored(pool, keep(pool, **members).id, tenant_id="acme", wish=RunWish(), now=NOW)
+    return request_stored(pool, keep(pool, "acme", **members).id, tenant_id="acme", wish=RunWish(), now=NOW)
+
+
+def no_account() -> NoReturn:
+    """For runs that must not ask Stripe."""
+    raise AssertionError("a pure run asked for an account")
 
 
 def stored(pool: ConnectionPool, run_id: UUID) -> SimulationRun:

@@ -36,6 +36,10 @@ _INPUTS: dict[str, Any] = {
     ],
 }
 _FROM = "Whose; absent: the tenant `default`."
+_DRIVER = (
+    "`pure`: computed here, Stripe is not asked. `stripe`: also played on test clocks (of the sandbox whose key is "
+    "set, else of the emulator), each invoice compared with ours; a story that no test clock can play is 400."
+)
 _OWN = "Whose: 404 when it is another's."
 
 
@@ -147,6 +151,7 @@ class SimulationStatement(_Closed):
         default=None, description="Kept as it is.", examples=[{"commit": "6b2be85"}]
     )
     run_type: RunType = Field(default="manual", description="Who asks.")
+    driver: Driver = Field(default="pure", description=_DRIVER)
     seed: int | None = Field(
         default=None, ge=0, le=MAX_SEED, description="Of what is drawn; absent: the scenario's own."
     )
@@ -181,7 +186,7 @@ class SimulationRow(Document):
     scenario_revision: int | None = Field(description="Of the scenario that was copied.")
     batch_id: UUID | None
     run_type: RunType
-    driver: Driver = Field(description="`pure`: computed here, Stripe is not asked.")
+    driver: Driver = Field(description=_DRIVER)
     name: str | None
     description: str | None
     metadata: dict[str, Any]
@@ -246,6 +251,7 @@ class BatchStatement(_Closed):
     description: _Description | None = None
     scenario_ids: list[UUID] = Field(min_length=1, max_length=MAX_BATCH)
     run_type: RunType = Field(default="manual", description="Who asks.")
+    driver: Driver = Field(default="pure", description=_DRIVER)
 
 
 class BatchAccepted(Document):

@@ -204,6 +204,7 @@ def create_run(pool: Pool, body: SimulationStatement) -> JsonAnswer:
         description=body.description,
         metadata=body.metadata,
         seed=body.seed,
+        driver=body.driver,
     )
     now = datetime.now(UTC)
     if body.scenario_id is not None:
@@ -276,7 +277,7 @@ def create_batch(pool: Pool, body: BatchStatement) -> JsonAnswer:
         tenant_id=body.tenant_id,
         name=body.name,
         description=body.description,
-        wish=RunWish(run_type=body.run_type),
+        wish=RunWish(run_type=body.run_type, driver=body.driver),
         now=datetime.now(UTC),
     )
     answer = {"batchId": str(batch_id), "totalRuns": len(body.scenario_ids), "message": BATCH_QUEUED}

@@ -15,14 +15,15 @@ from uuid import UUID, uuid4
 import msgspec
 from psycopg_pool import ConnectionPool
 
-from stripemeter.errors import Conflict, InvalidInput, NotFound
-from stripemeter.pipeline.scenarios import DEFAULT_TENANT, prepare_scenario, refuse_nul
+from stripemeter.errors import Conflict, InvalidInput, NotFound, ScenarioError
+from stripemeter.pipeline.scenarios import DEFAULT_TENANT, prepare_scenario, refuse_nul, require_playable
 from stripemeter.pipeline.simulations import end_simulation
 from stripemeter.pricing.reading import within
 from stripemeter.store import scenarios, simulations
 from stripemeter.store.postgres import Tx, transaction
 from stripemeter.store.scenarios import StoredScenario
 from stripemeter.store.simulations import (
+    Driver,
     NewRun,
     RunEnd,
     RunStatus,
@@ -45,6 +46,7 @@ class RunWish:
     description: str | None = None
     metadata: Mapping[str, object] | None = None
     seed: int | None = None
+    driver: Driver = "pure"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ def request_stored(
     Raises:
         NotFound: there is none of that id.
         Conflict: it is deactivated.
+        ScenarioError: a test clock cannot play it, and the run would be on Stripe.
     """
     with transaction(pool) as tx:
         scenario = scenarios.load_scenario(tx, scenario_id, tenant_id=tenant_id)
@@ -138,7 +141,7 @@ def request_batch(
             try:
                 scenario = scenarios.load_scenario(tx, scenario_id, tenant_id=tenant_id)
                 run = _run_of(scenario, wish)
-            except (NotFound, Conflict) as error:
+            except (NotFound, Conflict, ScenarioError) as error:
                 path = within("scenarioIds", position)
                 raise InvalidInput(f"{path}: {error}", field=path) from error
             tenant_id = scenario.tenant_id
@@ -218,6 +221,8 @@ def cancel_run(pool: ConnectionPool, run_id: UUID, *, tenant_id: str | None, now
 def _run_of(scenario: StoredScenario, wish: RunWish) -> NewRun:
     if not scenario.is_active:
         raise Conflict(f"the scenario {scenario.name!r:.60} is deactivated: set `active` to true to run it")
+    if wish.driver == "stripe":
+        require_playable(scenario.document, wish.seed)
     metadata = dict(wish.metadata or {})
     refuse_nul(metadata, "metadata")
     return NewRun(
@@ -226,7 +231,7 @@ def _run_of(scenario: StoredScenario, wish: RunWish) -> NewRun:
         scenario_id=scenario.id,
         scenario_revision=scenario.revision,
         run_type=wish.run_type,
-        driver="pure",
+        driver=wish.driver,
         name=wish.name,
         description=wish.description,
         metadata=_encode(metadata).decode(),

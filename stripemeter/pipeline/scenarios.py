@@ -23,6 +23,7 @@ from stripemeter.pricing.reading import within
 from stripemeter.simulation.entries import Send
 from stripemeter.simulation.running import run_scenario
 from stripemeter.simulation.scenarios import Scenario
+from stripemeter.simulation.stripe_scripts import scripts_of
 from stripemeter.simulation.traffic import Generator
 from stripemeter.store import scenarios
 from stripemeter.store.postgres import transaction
@@ -185,6 +186,17 @@ def prepare_scenario(
         created_at=now,
         updated_at=now,
     )
+
+
+def require_playable(document: str, seed: int | None) -> None:
+    """Refuse what no test clock can play, before a run of it on Stripe is stored; a long story shows it at its run.
+
+    Raises:
+        ScenarioError: `field` is the path of what cannot be played.
+    """
+    scenario = read_judged(read_stored(document)).scenario
+    if _is_quick(scenario):
+        scripts_of(scenario, scenario.seed if seed is None else seed)
 
 
 def refuse_nul(value: object, path: str) -> None:

@@ -20,7 +20,10 @@ import msgspec
 import psycopg
 import structlog
 
-from stripemeter.errors import ScenarioError, Unavailable
+from stripemeter.billing.clock_accounts import ClockAccount
+from stripemeter.errors import InvalidInput, NotAllowed, OutcomeUnknown, StripeRejected, Unavailable
+from stripemeter.pipeline.billing_plays import BillingRun, play_on_stripe
+from stripemeter.pipeline.simulated_billing import billing_assertions
 from stripemeter.simulation.running import ScenarioRun, run_scenario
 from stripemeter.simulation.scenarios import Scenario, read_scenario
 from stripemeter.store.postgres import Tx, connect
@@ -44,6 +47,8 @@ NO_DELTA = Decimal(-1)
 """The band of runs in which no invoice total is expected."""
 _CENTS = 100
 
+OpenAccount = Callable[[], ClockAccount]
+"""Opens the test account a run is played in: a sandbox, or the emulator."""
 Watch = Callable[[int, int], None]
 """Called with how many steps are done, and of how many."""
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
@@ -78,11 +83,24 @@ def read_stored(document: str) -> Mapping[str, Any]:
 
 
 def run_simulation(
-    database_url: str, run_id: UUID, *, clock: Callable[[], datetime], watch: Watch | None = None
+    database_url: str,
+    run_id: UUID,
+    *,
+    clock: Callable[[], datetime],
+    open_account: OpenAccount,
+    watch: Watch | None = None,
 ) -> SimulationRun:
     """Carry a run out; returns it as it is then: completed, failed, or cancelled meanwhile.
 
-    A scenario that cannot be run ends it as failed; an expectation that is not met does not.
+    A scenario that cannot be run ends it as failed, and so does a Stripe that does not play along; an expectation that
+    is not met does not.
+
+    Args:
+        database_url: where the run is.
+        run_id: which.
+        clock: aware.
+        open_account: asked only for a run that is played on Stripe.
+        watch: sees how far it is.
 
     Raises:
         Conflict: another process is at it, or it has ended.
@@ -93,7 +111,7 @@ def run_simulation(
         with connect(database_url, application_name="stripemeter-simulation", autocommit=True) as connection:
             run = begin_run(connection, run_id, now=clock())
             try:
-                end = _attempt(run, clock, watch)
+                end = _attempt(run, clock, open_account, watch)
                 with connection.transaction():
                     end_simulation(connection, run_id, end, now=clock())
                 return load_run(connection, run_id)
@@ -140,17 +158,26 @@ def _total_deltas(assertions: Sequence[StoredAssertion]) -> Iterator[Decimal]:
             yield abs(assertion.difference) * _CENTS
 
 
-def _attempt(run: SimulationRun, clock: Callable[[], datetime], watch: Watch | None) -> RunEnd:
+def _attempt(
+    run: SimulationRun, clock: Callable[[], datetime], open_account: OpenAccount, watch: Watch | None
+) -> RunEnd:
     if run.attempt_count > MOST_ATTEMPTS:
         times = f"begun {MOST_ATTEMPTS} times without coming to an end"
         return RunEnd(status="failed", error_message=f"given up: {times}, its process was killed or broke")
     started = clock()
+    account = billed = None
     try:
         judged = read_judged(read_stored(run.scenario))
         done = run_scenario(judged.scenario, run.seed, watch)
-    except ScenarioError as error:
-        return RunEnd(status="failed", error_message=str(error), duration_ms=_since(started, clock))
-    return _completed(done, has_expectations=judged.has_expectations, duration_ms=_since(started, clock))
+        if run.driver == "stripe":
+            account = open_account()
+            billed = play_on_stripe(judged.scenario, account, seed=run.seed, progress=watch)
+    except (InvalidInput, NotAllowed, StripeRejected, Unavailable, OutcomeUnknown) as error:
+        calls = 0 if account is None else account.calls
+        took = _since(started, clock)
+        return RunEnd(status="failed", error_message=str(error), duration_ms=took, stripe_calls=calls)
+    assertions = _own_assertions(done) if judged.has_expectations else []
+    return _completed(done, billed, assertions, duration_ms=_since(started, clock))
 
 
 def _since(started: datetime, clock: Callable[[], datetime]) -> Decimal:
@@ -158,27 +185,31 @@ def _since(started: datetime, clock: Callable[[], datetime]) -> Decimal:
     return max(Decimal(0), Decimal((clock() - started) // timedelta(microseconds=1)) / 1000)
 
 
-def _completed(done: ScenarioRun, *, has_expectations: bool, duration_ms: Decimal) -> RunEnd:
-    assertions = done.assertions if has_expectations else ()
+def _completed(
+    done: ScenarioRun, billed: BillingRun | None, own: Sequence[StoredAssertion], *, duration_ms: Decimal
+) -> RunEnd:
+    assertions = [*own, *(() if billed is None else billing_assertions(billed))]
     passed = all(assertion.passed for assertion in assertions) if assertions else None
-    record = {**done.to_dict(), "passed": passed, "assertions": [assertion.to_dict() for assertion in assertions]}
+    record = {**done.to_dict(), "passed": passed}
+    if not own:
+        record["assertions"] = []  # nothing is expected: what was made up for the simulator's sake is dropped
+    if billed is not None:
+        record["stripe"] = billed.to_dict()
     return RunEnd(
         status="completed",
         passed=passed,
         result=_encode(record).decode(),
         duration_ms=duration_ms,
-        assertions=[
-            StoredAssertion(
-                path=each.path,
-                instant=each.instant,
-                expected=each.expected,
-                actual=each.actual,
-                difference=each.difference,
-                passed=each.passed,
-            )
-            for each in assertions
-        ],
+        stripe_calls=0 if billed is None else billed.calls,
+        assertions=assertions,
     )
+
+
+def _own_assertions(done: ScenarioRun) -> list[StoredAssertion]:
+    return [
+        StoredAssertion(**{name: getattr(each, name) for name in StoredAssertion.__dataclass_fields__})
+        for each in done.assertions
+    ]
 
 
 def _outcome(end: RunEnd) -> Outcome:

@@ -12,7 +12,7 @@ from stripemeter.pipeline.request_simulation import cancel_run
 from stripemeter.pipeline.simulations import run_simulation
 from stripemeter.store.postgres import open_pool
 from tests.api.serving import Api, StartApi, post_events
-from tests.simulations import NOW, ask
+from tests.simulations import NOW, ask, no_account
 
 TS = "2026-01-01T00:00:00Z"
 
@@ -98,7 +98,9 @@ def test_simulations_are_counted_where_they_end(start_api: StartApi, own_databas
         instants = count()
         for members in ({}, {"expected": {"total": 219.5, "currency": "USD"}}, {"expected": None}):
             run_id = ask(pool, **members)
-            run_simulation(own_database_url, run_id, clock=lambda: NOW + timedelta(seconds=next(instants)))
+            run_simulation(
+                own_database_url, run_id, clock=lambda: NOW + timedelta(seconds=next(instants)), open_account=no_account
+            )
         cancel_run(pool, ask(pool), tenant_id=None, now=NOW)
     found = scrape(api)
     for outcome in ("passed", "unmet", "unjudged"):

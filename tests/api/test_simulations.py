@@ -23,7 +23,7 @@ from stripemeter_api.simulation_documents import (
     SimulationPage,
 )
 from tests.api.serving import Api
-from tests.simulations import statement, story
+from tests.simulations import no_account, statement, story
 
 SCENARIOS, RUNS, BATCH = "/v1/simulations/scenarios", "/v1/simulations/runs", "/v1/simulations/batch"
 Create = Callable[..., str]
@@ -53,7 +53,7 @@ def refused(answer: httpx2.Response, status: int, error: str) -> list[str]:
 def run_all(database_url: str, *run_ids: str) -> None:
     """Carry runs out, as the Dagster job does."""
     for run_id in run_ids:
-        run_simulation(database_url, UUID(run_id), clock=lambda: datetime.now(UTC))
+        run_simulation(database_url, UUID(run_id), clock=lambda: datetime.now(UTC), open_account=no_account)
 
 
 def test_a_scenario_is_kept_read_changed_and_deactivated(api: Api, tenant: str, create: Create) -> None:
@@ -218,6 +218,10 @@ def test_a_scenario_may_come_with_the_request(api: Api, tenant: str, database_ur
         "scenario.name"
     ]
     assert refused(api.post(RUNS, json={"scenario": statement(), "runType": "hourly"}), 400, form) == ["runType"]
+    no_clock = {"scenario": statement(), "driver": "stripe"}
+    assert refused(api.post(RUNS, json=no_clock), 400, content) == ["scenario.timeline"]
+    on_stripe = api.post(RUNS, json={"scenario": story(), "driver": "stripe"}).json()["runId"]
+    assert api.get(f"{RUNS}/{on_stripe}").json()["driver"] == "stripe"
 
 
 def test_a_scenario_that_names_no_tenant_is_the_defaults(api: Api) -> None:
@@ -293,6 +297,8 @@ def test_a_batch_of_what_cannot_be_run_is_refused(api: Api, create: Create) -> N
     assert refused(api.post(BATCH, json={"name": "b", "scenarioIds": []}), 400, form) == ["scenarioIds"]
     assert refused(api.post(BATCH, json={"name": "b", "scenarioIds": [kept] * 101}), 400, form) == ["scenarioIds"]
     assert refused(api.post(BATCH, json={"scenarioIds": [kept]}), 400, form) == ["name"]
+    on_stripe = {"name": "b", "scenarioIds": [kept], "driver": "stripe"}
+    assert refused(api.post(BATCH, json=on_stripe), 400, form) == ["scenarioIds[0]"]  # it has no clock
     for other in (gone, str(uuid.uuid4())):
         answer = api.post(BATCH, json={"name": "b", "scenarioIds": [kept, other]})
         assert refused(answer, 400, form) == ["scenarioIds[1]"]

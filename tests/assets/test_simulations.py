@@ -8,18 +8,31 @@ import sys
 import textwrap
 from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from uuid import UUID
 
 import dagster as dg
+import msgspec
 import pytest
 from psycopg_pool import ConnectionPool
 
+from stripemeter.errors import ScenarioError
 from stripemeter.pipeline import simulations as runner
-from stripemeter.pipeline.request_simulation import RunWish, cancel_run, find_batch, request_batch
+from stripemeter.pipeline.billing_plays import BillingRun, Compared
+from stripemeter.pipeline.request_simulation import (
+    RunWish,
+    cancel_run,
+    find_batch,
+    find_run,
+    request_batch,
+    request_given,
+)
+from stripemeter.pipeline.simulated_billing import billing_assertions
 from stripemeter.store.postgres import transaction
 from stripemeter_assets import simulations
 from stripemeter_assets.resources import PostgresResource
-from tests.simulations import NOW, ask, keep, stored
+from tests.emulator import RunningEmulator
+from tests.simulations import NOW, ask, keep, statement, stored, story
 
 Tick = Callable[[], list[dg.RunRequest] | dg.SkipReason]
 Execute = Callable[[dg.RunRequest], dg.ExecuteInProcessResult]
@@ -145,6 +158,52 @@ def test_what_breaks_is_not_running_for_ever(
     assert isinstance(tick(), dg.SkipReason)
 
 
+def test_a_run_on_stripe_compares_invoice_by_invoice(
+    tick: Tick, execute: Execute, pool: ConnectionPool, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thing both said is an assertion, its calls are counted; without Stripe it fails, and says why."""
+    monkeypatch.delenv("STRIPE_SANDBOX_KEY", raising=False)
+    monkeypatch.setenv("STRIPEMETER_STRIPE_API_BASE", emulator.url)
+    wish = RunWish(driver="stripe")
+    run_id = request_given(pool, story(), tenant_id=None, wish=wish, now=NOW)
+    assert execute(only(tick())).success
+    run, assertions = find_run(pool, run_id, tenant_id=None)
+    assert (run.status, run.passed, run.error_message) == ("completed", True, None)
+    assert run.stripe_calls > 5
+    (total,) = [each for each in assertions if each.path.startswith("stripe.") and each.path.endswith(".total")]
+    assert (total.expected, total.actual, total.difference) == ("6", "6", 0)
+    assert any(each.path.startswith("timeline[2].expect") for each in assertions)
+    result = msgspec.json.decode(run.result or "")
+    assert result["stripe"]["stripeCalls"] == run.stripe_calls
+    with pytest.raises(ScenarioError, match="timeline"):  # an invoice without a clock
+        request_given(pool, statement(), tenant_id=None, wish=wish, now=NOW)
+    monkeypatch.setenv("STRIPEMETER_STRIPE_API_BASE", "http://127.0.0.1:1")
+    alone = request_given(pool, story(), tenant_id=None, wish=wish, now=NOW)
+    assert not execute(only(tick())).success
+    assert (stored(pool, alone).status, stored(pool, alone).passed) == ("failed", None)
+
+
+def test_what_stripe_bills_otherwise_is_not_passed() -> None:
+    """Amounts in major units, ours expected and Stripe's found; an invoice only one has is compared with nothing."""
+    ours = {"currency": "usd", "total": 600, "status": "paid", "lines of calls": [600]}
+    theirs = {"currency": "usd", "total": 550, "status": "paid", "lines of calls": [500, 50]}
+    compared = [
+        Compared(customer_ref="c1", what="invoice", ours=ours, theirs=theirs),
+        Compared(customer_ref="c1", what="second", ours={}, theirs={"currency": "jpy", "total": 7}),
+    ]
+    run = BillingRun(scenario="s", seed=1, calls=9, events=0, refused_events=0, invoices=compared, standings=[])
+    found = {each.path: (each.expected, each.actual, each.difference, each.passed) for each in billing_assertions(run)}
+    assert found == {
+        "stripe.c1.invoice.currency": ("usd", "usd", None, True),
+        "stripe.c1.invoice.total": ("6", "5.5", Decimal("-0.5"), False),
+        "stripe.c1.invoice.status": ("paid", "paid", None, True),
+        "stripe.c1.invoice.lines of calls": ("[600]", "[500,50]", None, False),
+        "stripe.c1.second.currency": (None, "jpy", None, False),
+        "stripe.c1.second.total": (None, "7", None, False),
+    }
+    assert runner.delta_cents(billing_assertions(run)) == 50
+
+
 KILLED = """
 import sys
 from datetime import UTC, datetime
@@ -155,7 +214,7 @@ def begun(done, of):
     print("begun", flush=True)
     sys.stdin.read()
 
-run_simulation(sys.argv[1], UUID(sys.argv[2]), clock=lambda: datetime.now(UTC), watch=begun)
+run_simulation(sys.argv[1], UUID(sys.argv[2]), clock=lambda: datetime.now(UTC), open_account=None, watch=begun)
 """
 
 

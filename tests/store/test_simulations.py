@@ -29,13 +29,13 @@ from stripemeter.store import simulations
 from stripemeter.store.postgres import connect, transaction
 from stripemeter.store.scenarios import load_scenario, update_scenario
 from stripemeter.store.simulations import RunTotal, begin_run, load_totals, release_run
-from tests.simulations import NOW, ask, keep, statement, stored, story
+from tests.simulations import NOW, ask, keep, no_account, statement, stored, story
 
 
 def carry_out(database_url: str, run_id: UUID) -> simulations.SimulationRun:
     """Run it, a second by the clock."""
     instants = iter(NOW + timedelta(seconds=seconds) for seconds in range(100))
-    return run_simulation(database_url, run_id, clock=lambda: next(instants))
+    return run_simulation(database_url, run_id, clock=lambda: next(instants), open_account=no_account)
 
 
 def totals(pool: ConnectionPool) -> list[RunTotal]:
@@ -245,7 +245,7 @@ def test_a_cancelled_run_ends_and_stays_so(pool: ConnectionPool, database_url: s
     def cancel_meanwhile(_done: int, _of: int) -> None:
         cancel_run(pool, begun, tenant_id=None, now=NOW)
 
-    found = run_simulation(database_url, begun, clock=lambda: NOW, watch=cancel_meanwhile)
+    found = run_simulation(database_url, begun, clock=lambda: NOW, open_account=no_account, watch=cancel_meanwhile)
     assert (found.status, found.result, find_run(pool, begun, tenant_id=None)[1]) == ("cancelled", None, [])
     carry_out(database_url, done)
     with pytest.raises(Conflict, match="completed"):
