@@ -4,166 +4,35 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import uuid
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from random import Random
-from typing import Any
 
 import pytest
 from psycopg_pool import ConnectionPool
 
-from stripemeter.billing import StripePrice
 from stripemeter.errors import InvalidInput
 from stripemeter.metering.days import month_bounds
-from stripemeter.metering.events import IngestLimits, parse_event
-from stripemeter.metering.parity import ParityItem
-from stripemeter.metering.segments import parse_phase
-from stripemeter.pipeline.bulk import ensure_months, prepare_events, store_prepared
 from stripemeter.pipeline.fold import fold
-from stripemeter.pipeline.parity import ParityReport, compare_export
-from stripemeter.pipeline.parity_export import ExportRequest
+from stripemeter.pipeline.parity import ParityReport
 from stripemeter.pipeline.parity_report import CSV_HEADER, report_csv, report_document, report_html, report_table
-from stripemeter.pipeline.price_versions import stripe_price_version
-from stripemeter.pipeline.prices import say_price
-from stripemeter.store.customers import CustomerPhase, add_alias, replace_phases
-from stripemeter.store.files import payload_source
-from stripemeter.store.mappings import CustomerBinding, PriceMapping, bind_customer, create_mapping
+from stripemeter.store.customers import add_alias
 from stripemeter.store.postgres import transaction
-from stripemeter.store.prices import record_price
 from stripemeter.store.usage import load_current_usage
 from tests.adjusting import adjust
-
-NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-OCTOBER = datetime(2026, 10, 5, 9, tzinfo=UTC)
-LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-GRADUATED = {
-    "model": "graduated",
-    "currency": "USD",
-    "tiers": [{"upTo": 10, "unitPrice": "0.5", "flatPrice": 9}, {"upTo": None, "unitPrice": "0.015"}],
-}
-
-
-def count(pool: ConnectionPool, meter: str, quantity: object, at: datetime = OCTOBER, customer: str = "ada") -> None:
-    """A day's counter of one event, as the fold leaves it."""
-    with transaction(pool) as tx:
-        tx.execute(
-            """
-            insert into counters (tenant_id, customer_ref, meter, day, segment_start, event_count, quantity_sum,
-                quantity_min, quantity_max, quantity_last, last_ts, last_seq)
-            values ('acme', %(customer)s, %(meter)s, %(day)s, date_trunc('month', %(at)s, 'UTC'), 1, %(q)s, %(q)s,
-                %(q)s, %(q)s, %(at)s, 1)
-            """,
-            {"customer": customer, "meter": meter, "day": at.date(), "at": at, "q": Decimal(str(quantity))},
-        )
-
-
-def event(pool: ConnectionPool, key: str, quantity: int, received_at: datetime, at: datetime = OCTOBER) -> None:
-    """An event of ada's, in the ledger and not folded."""
-    document = {"tenantId": "acme", "customerRef": "ada", "metric": "calls", "quantity": quantity}
-    parsed = parse_event(
-        json.dumps({**document, "ts": at.isoformat(), "idempotencyKey": key}).encode(),
-        now=NOW,
-        limits=IngestLimits(),
-    )
-    with pool.connection() as connection:
-        prepared = prepare_events([parsed])
-        ensure_months(connection, prepared, set())
-        store_prepared(connection, prepared, received_on=NOW.date(), backfill_id=None)
-        connection.execute("update events set received_at = %s where idempotency_key = %s", (received_at, key))
-
-
-def mapping(meter: str, price_id: str, account: str, aggregation: str = "sum") -> PriceMapping:
-    """One in shadow."""
-    return PriceMapping(
-        id=uuid.uuid4(),
-        tenant_id="acme",
-        meter=meter,
-        aggregation=aggregation,
-        stripe_account_id=account,
-        stripe_event_name=f"{meter}_event",
-        stripe_meter_id=f"mtr_{meter}",
-        mode="shadow",
-        is_shadow=True,
-        price_id=price_id,
-        created_at=NOW,
-    )
-
-
-def map_meter(pool: ConnectionPool, meter: str, price_id: str, unit: object = 2) -> None:
-    """A shadow mapping and its price, so many cents a unit."""
-    with transaction(pool) as tx:
-        create_mapping(tx, mapping(meter, price_id, "acct_1"))
-    record_stripe_price(pool, price_id, unit)
-
-
-def record_stripe_price(
-    pool: ConnectionPool, price_id: str, unit: object, account: str = "acct_1", seen_at: datetime = NOW
-) -> None:
-    """A price as an account told it."""
-    price = StripePrice(
-        price_id=price_id,
-        currency="usd",
-        is_active=True,
-        stripe_meter_id="mtr_1",
-        created_at=LONG_AGO,
-        document={"id": price_id, "currency": "usd", "unit_amount_decimal": str(unit)},
-    )
-    with transaction(pool) as tx:
-        assert record_price(tx, stripe_price_version(price, stripe_account_id=account, now=seen_at))
-
-
-def bind(pool: ConnectionPool, customer: str, stripe_id: str, account: str = "acct_1") -> None:
-    """Which Stripe customer a customer is."""
-    with transaction(pool) as tx:
-        bind_customer(
-            tx,
-            CustomerBinding(
-                tenant_id="acme",
-                customer_ref=customer,
-                stripe_account_id=account,
-                stripe_customer_id=stripe_id,
-                created_at=NOW,
-            ),
-        )
-
-
-def compare(pool: ConnectionPool, text: str, **more: Any) -> ParityReport:  # noqa: ANN401 - any member
-    """Compare CSV; the counts are checked."""
-    asked: dict[str, Any] = {
-        "source": payload_source(text.encode()),
-        "source_format": "csv",
-        "kind": "usage",
-        "columns": {},
-    }
-    report = compare_export(pool, ExportRequest(**(asked | more)), tenant_id="acme", now=NOW)
-    rows = report.rows
-    assert rows.matched + rows.differing + rows.only_there + len(report.unusable) + report.left_out == report.row_count
-    assert rows.only_here == 0
-    return report
-
-
-def invoices(pool: ConnectionPool, text: str, **more: Any) -> ParityReport:  # noqa: ANN401 - any member
-    """Compare invoice lines in cents."""
-    return compare(pool, text, **({"kind": "invoice", "amounts": "minor"} | more))
-
-
-def shown(report: ParityReport) -> list[tuple[str, str, str, tuple[str, ...]]]:
-    """Customer and metric, side, status and causes of what is not ok."""
-    return [
-        (f"{item.key.customer_ref}/{item.key.metric}", item.side, item.status, item.causes)
-        for item in report.items
-        if item.status != "ok"
-    ]
-
-
-def only(items: Iterable[ParityItem]) -> ParityItem:
-    """The one there is."""
-    (item,) = items
-    return item
+from tests.parity import (
+    NOW,
+    OCTOBER,
+    bind,
+    compare,
+    count,
+    event,
+    map_meter,
+    only,
+    shown,
+)
 
 
 def test_usage_is_compared_to_the_last_digit(pool: ConnectionPool) -> None:
@@ -340,87 +209,6 @@ def test_what_was_known_then(pool: ConnectionPool) -> None:
     assert shown(late) == [("ada/calls", "both", "drift", ("late_events",))]
     with pytest.raises(InvalidInput, match="future"):
         compare(pool, text.format(3), as_of=NOW + timedelta(days=1))
-
-
-def test_invoices_are_compared_by_quantity_and_amount(pool: ConnectionPool) -> None:
-    """Lines of an item are added up; what the price makes of another quantity is no further difference."""
-    say_price(pool, GRADUATED, tenant_id="acme", meter="calls", effective_from=LONG_AGO, now=NOW)
-    count(pool, "calls", 13)
-    head = "customer,metric,period,quantity,amount,currency\n"
-    lines = "ada,calls,2026-10,10,500,usd\nada,calls,2026-10,0,900,usd\nada,calls,2026-10,3,5,usd\n"
-    equal = invoices(pool, head + lines)
-    assert (equal.verdict, equal.rows.matched, shown(equal)) == ("equal", 3, [])
-    assert compare(
-        pool, "customer,metric,period,quantity,amount_major,currency\nada,calls,2026-10,13,14.05,USD\n", kind="invoice"
-    ).verdict == ("equal")
-    more = invoices(pool, head + lines + "ada,calls,2026-10,7,10,usd\n")
-    item = only(more.items)
-    assert (item.status, item.causes, item.detail) == (
-        "drift",
-        ("unknown",),
-        "the amount is what this price makes of the export's quantity",
-    )
-    assert (item.quantity, item.their_quantity, item.amount_minor, item.their_amount_minor) == (13, 20, 1405, 1415)
-    rounded = invoices(pool, head + "ada,calls,2026-10,13,1404.5,usd\n")
-    assert shown(rounded) == [("ada/calls", "both", "within_epsilon", ("rounding",))]
-    euros = invoices(pool, head + "ada,calls,2026-10,13,1405,eur\n")
-    assert shown(euros) == [("ada/calls", "both", "drift", ("other_currency",))]
-    assert invoices(pool, head + lines, rounding="half_even").items[0].causes == ("rounding",)
-
-
-def test_prices_of_shadow_mappings_and_their_versions(pool: ConnectionPool) -> None:
-    """The mapping in shadow prices; another version, another price and no price are told apart."""
-    map_meter(pool, "calls", "price_1", unit=2)
-    bind(pool, "ada", "cus_ada")
-    count(pool, "calls", 100)
-    head = "customer id,price id,period start,period end,quantity,amount,currency\n"
-    line = "cus_ada,{},2026-10-01,2026-11-01,100,{},usd\n"
-    assert invoices(pool, head + line.format("price_1", 200)).verdict == "equal"
-    record_stripe_price(pool, "price_1", 3, seen_at=datetime(2026, 11, 20, tzinfo=UTC))
-    older = invoices(pool, head + line.format("price_1", 300))
-    assert shown(older) == [("ada/calls", "both", "drift", ("price_version",))]
-    other = invoices(pool, f"metric,{head}calls,{line.format('price_9', 777)}")
-    assert shown(other) == [("ada/calls", "both", "drift", ("other_price",))]
-    assert "price_9" in other.items[0].detail
-    count(pool, "disk", 1)
-    unpriced = invoices(pool, head + line.format("price_1", 200) + line.format("disk", 5).replace("100", "1"))
-    assert (unpriced.verdict, shown(unpriced)) == ("incomplete", [("ada/disk", "both", "unknown", ("unpriced",))])
-    assert "no mapping names a price" in unpriced.items[1].detail
-    assert invoices(pool, head + line.format("price_1", 200)).not_billed == ("disk",)
-
-
-def test_what_an_invoice_export_lacks(pool: ConnectionPool) -> None:
-    """Customers with usage and those who pay without, in billing periods that end among the export's."""
-    map_meter(pool, "calls", "price_1", unit=2)
-    say_price(pool, GRADUATED, tenant_id="acme", meter="disk", effective_from=LONG_AGO, now=NOW)
-    count(pool, "calls", 100)
-    count(pool, "disk", 1)
-    count(pool, "calls", 50, customer="bob")
-    count(pool, "calls", 1, datetime(2026, 9, 3, tzinfo=UTC), customer="bob")
-    line = "customer,metric,period,quantity,amount,currency\nada,calls,2026-10,100,200,usd\n"
-    found = invoices(pool, line)
-    assert [(item.key.customer_ref, item.key.metric, item.amount_minor) for item in found.items] == [
-        ("ada", "calls", 200),
-        ("ada", "disk", 950),
-        ("bob", "calls", 100),
-    ]
-    with transaction(pool) as tx:
-        tenth = parse_phase(cadence="month", anchor_at=datetime(2026, 1, 4, tzinfo=UTC))
-        replace_phases(tx, "acme", "bob", [CustomerPhase(meter="", phase=tenth, reason="test")], now=NOW)
-    assert {item.key.customer_ref for item in invoices(pool, line).items} == {"ada"}
-    asked = invoices(pool, line, period=month_bounds(OCTOBER.date()))
-    (bobs,) = [item for item in asked.items if item.key.customer_ref == "bob"]
-    assert (bobs.key.start.day, bobs.key.end.day, bobs.quantity) == (4, 4, 50)
-
-
-def test_a_value_in_force_is_billed_without_an_event(pool: ConnectionPool) -> None:
-    """Of a `last` metric the value reported before its billing window is what the window has."""
-    with transaction(pool) as tx:
-        create_mapping(tx, mapping("seats", "price_seats", "acct_1", aggregation="last"))
-    record_stripe_price(pool, "price_seats", 100)
-    count(pool, "seats", 6, datetime(2026, 9, 3, tzinfo=UTC))
-    text = "customer,metric,period,quantity,amount,currency\nada,seats,2026-10,6,600,usd\n"
-    assert invoices(pool, text).verdict == "equal"
 
 
 def test_reports_say_the_same(pool: ConnectionPool) -> None:
