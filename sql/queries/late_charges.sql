@@ -1,9 +1,8 @@
 -- Late usage as money: windows of final invoices that lack usage, and the charges that bill it.
 
 -- name: find_late_windows
--- Mappings of final, settled invoices that lack usage there or have too much, where late usage is to be billed as money.
--- An invoice whose proof failed waits for the person who releases it. `since`: usage of earlier days was never meant for
--- Stripe.
+-- Mappings of final, settled invoices, or of one of them, that lack usage there or have too much, where late usage is to
+-- be billed as money. `since`: usage of earlier days was never meant for Stripe.
 with lacking as (
     select distinct
         d.mapping_id,
@@ -46,7 +45,8 @@ where
     and c.mode = %(mode)s
     and c.finalized_at is not null
     and c.settles_at <= %(now)s
-    and (c.state in ('finalized', 'verified') or (c.state = 'failed' and c.released_at is not null))
+    and c.state in ('finalized', 'verified', 'failed')
+    and (%(invoice_id)s::text is null or c.invoice_id = %(invoice_id)s)
 order by c.invoice_id, w.mapping_id;
 
 -- name: load_charged

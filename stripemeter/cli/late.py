@@ -21,6 +21,9 @@ app = typer.Typer(help="Usage that came after its invoice was final: what it is 
 
 _TENANT = typer.Option("--tenant", help="Only this tenant.", show_default=False)
 _CHARGE = typer.Argument(metavar="CHARGE", help="Its id, as `list` shows it.", show_default=False)
+_INVOICE = typer.Option(
+    "--invoice", help="Only this one's, although its proof failed: not when you billed it by hand.", show_default=False
+)
 MOST_LISTED = 1000
 
 
@@ -44,6 +47,7 @@ def list_charges(
 @app.command("apply")
 def apply(
     *,
+    invoice: Annotated[str | None, _INVOICE] = None,
     live: Annotated[bool, LIVE_OPTION] = False,
     account: Annotated[str | None, ACCOUNT_OPTION] = None,
     as_json: Annotated[bool, JSON_OPTION] = False,
@@ -56,7 +60,9 @@ def apply(
     from stripemeter.runtime.settings import load_settings
 
     with open_parts(is_live=live, account=account) as (pool, sink):
-        report = charge_late_usage(pool, sink, now=datetime.now(UTC), witnesses=load_settings().witnesses)
+        report = charge_late_usage(
+            pool, sink, now=datetime.now(UTC), witnesses=load_settings().witnesses, invoice_id=invoice
+        )
     show(report, as_json=as_json)
     if report.rejected or report.stopped:
         raise typer.Exit(1)

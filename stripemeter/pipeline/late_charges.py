@@ -6,7 +6,8 @@ Belongs here: which windows, what each is charged, the report. Does not: the amo
 A window is charged when its invoice is final and its usage has settled, so that late usage is one item and not one for
 each event; and before its parity is proven, so that the proof counts without what is billed elsewhere. What costs more
 becomes an item on the customer's next invoice; what costs less becomes a credit note under the policy `credit_note`,
-and is held under `invoice_item`. Usage that moved between days of a window changes no amount, and is held.
+and is held under `invoice_item`. Usage that moved between days of a window changes no amount, and is held. Of an
+invoice whose proof failed nothing is charged unless somebody names it: a person may have billed it by hand.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from stripemeter.store.mappings import list_mappings
 from stripemeter.store.postgres import Tx, transaction
 
 _MONEY: tuple[LatePolicy, ...] = ("invoice_item", "credit_note")
+_FAILED = "its proof failed, so it may be billed by hand: if it is not, `stripemeter late apply --invoice` charges it"
 MAX_ROWS = 1000
 """Most rows of a report; the counts are of all of them."""
 
@@ -83,16 +85,22 @@ class LateReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Window:
-    """A window with late usage, the invoice that bills it, and what a unit costs or why nobody can say."""
+    """A window with late usage, its lines on the invoice that bills it, and whether that one was asked for."""
 
     closing: Closing
     part: ClosingWindow
     late: LateWindows
     lines: Sequence[InvoiceLine]
+    is_asked: bool
 
 
 def charge_late_usage(
-    pool: ConnectionPool, sink: BillingSink, *, now: datetime, witnesses: Path | None = None
+    pool: ConnectionPool,
+    sink: BillingSink,
+    *,
+    now: datetime,
+    witnesses: Path | None = None,
+    invoice_id: str | None = None,
 ) -> LateReport:
     """Write down what late usage is to be charged at the account, and send what is not there yet.
 
@@ -104,12 +112,13 @@ def charge_late_usage(
         sink: the account; only mappings of its mode are charged there.
         now: aware.
         witnesses: as for `push_usage`.
+        invoice_id: only this invoice's late usage, although its proof may have failed; None: every other's.
     """
     account, stopped, rows = "", "", list[LateRow]()
     try:
         account = sink.account_id()
         _require_same_database(pool, sink, witnesses)
-        rows = _plan(pool, sink, account, now=now)
+        rows = _plan(pool, sink, account, invoice_id, now=now)
         sent, stopped = send_charges(pool, sink, now=now)
         rows += [_sent_row(one) for one in sent]
     except (StripeRejected, Unavailable, OutcomeUnknown, NotAllowed) as error:
@@ -134,13 +143,17 @@ def _require_same_database(pool: ConnectionPool, sink: BillingSink, witnesses: P
         raise NotAllowed(contradiction)
 
 
-def _plan(pool: ConnectionPool, sink: BillingSink, account: str, *, now: datetime) -> list[LateRow]:
+def _plan(
+    pool: ConnectionPool, sink: BillingSink, account: str, invoice_id: str | None, *, now: datetime
+) -> list[LateRow]:
     """Charges of what is late now, written down; the rows are of what costs nothing or is held."""
     with transaction(pool) as tx:
         if not any(one.mode == sink.mode and one.late_policy in _MONEY for one in list_mappings(tx)):
             return []
         broken = {tenant.tenant_id for tenant in load_conservation(tx) if not tenant.holds}
-        found = late_charges.find_late_windows(tx, stripe_account_id=account, mode=sink.mode, left_out=broken, now=now)
+        found = late_charges.find_late_windows(
+            tx, stripe_account_id=account, mode=sink.mode, invoice_id=invoice_id, left_out=broken, now=now
+        )
     prices, rows = Prices(sink), list[LateRow]()
     invoices: dict[str, Invoice | None] = {}
     for late in found:
@@ -149,7 +162,7 @@ def _plan(pool: ConnectionPool, sink: BillingSink, account: str, *, now: datetim
         invoice = invoices[late.invoice_id]
         if invoice is None or invoice.status in ("draft", "void"):
             continue  # closing drops it, or has not seen that it is no draft any more
-        for window in _windows(pool, account, late, invoice):
+        for window in _windows(pool, account, late, invoice, is_asked=invoice_id is not None):
             terms = prices.terms_of(window.part.window.price_id)
             with transaction(pool) as tx:
                 push_entries.lock_targets(tx, [window.part.target(window.closing)])
@@ -158,7 +171,9 @@ def _plan(pool: ConnectionPool, sink: BillingSink, account: str, *, now: datetim
     return rows
 
 
-def _windows(pool: ConnectionPool, account: str, late: LateWindows, invoice: Invoice) -> list[_Window]:
+def _windows(
+    pool: ConnectionPool, account: str, late: LateWindows, invoice: Invoice, *, is_asked: bool
+) -> list[_Window]:
     with transaction(pool) as tx:
         (closing,) = [
             one
@@ -167,7 +182,13 @@ def _windows(pool: ConnectionPool, account: str, late: LateWindows, invoice: Inv
         ]
         parts = [part for part in closings.load_windows(tx, closing) if part.mapping_id == late.mapping_id]
     return [
-        _Window(closing=closing, part=part, late=late, lines=[line for line in invoice.lines if _is_of(line, part)])
+        _Window(
+            closing=closing,
+            part=part,
+            late=late,
+            lines=[line for line in invoice.lines if _is_of(line, part)],
+            is_asked=is_asked,
+        )
         for part in parts
     ]
 
@@ -186,6 +207,8 @@ def _plan_window(tx: Tx, window: _Window, terms: Price | str, *, now: datetime) 
     quantity = sum((day.counted - day.planned for day in late), Decimal(0))
     if not late:
         return None
+    if closing.state == "failed" and not window.is_asked:
+        return _held_row(window, quantity, _FAILED)
     charged = late_charges.load_charged(tx, closing.stripe_account_id, closing.invoice_id, part.window)
     phases = load_phases_of(tx, closing.tenant_id, closing.customer_ref, part.meter)
     reason = _why_not(

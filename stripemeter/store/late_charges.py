@@ -95,12 +95,13 @@ class ChargedDay:
 
 
 def find_late_windows(
-    tx: Tx, *, stripe_account_id: str, mode: str, left_out: Collection[str], now: datetime
+    tx: Tx, *, stripe_account_id: str, mode: str, invoice_id: str | None, left_out: Collection[str], now: datetime
 ) -> list[LateWindows]:
-    """Where late usage is to be billed as money, by invoice; without these tenants."""
+    """Where late usage is to be billed as money, by invoice, or of one; without these tenants."""
     values = {
         "stripe_account_id": stripe_account_id,
         "mode": mode,
+        "invoice_id": invoice_id,
         "left_out": sorted(left_out),
         "open_days": STAMP_WINDOW.days,
         "now": now,

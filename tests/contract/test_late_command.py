@@ -54,6 +54,7 @@ def test_a_charge_from_refused_to_made(
     assert late("release", refused["id"])["text"] == f"released {refused['id']}\n"
     with pytest.raises(NotFound, match="waits for a person"):
         late("release", refused["id"])
-    assert late("apply", "--json")["accepted"] == 1
+    assert late("apply", "--json", "--invoice", "in_another")["accepted"] == 0
+    assert late("apply", "--json", "--invoice", refused["invoice"])["accepted"] == 1
     assert late("list", "--json") == {"charges": []}
     assert "invoice_item" in late("list", "--all", "--tenant", bench.stripe.tenant)["text"]
