@@ -2,7 +2,8 @@
 
 Belongs here: when. Does not: what (the assets), how (`stripemeter.pipeline`).
 
-Idle costs: the sensors here and in `backfills` and `stripe_events`, and no run while there is nothing to do.
+Idle costs: the sensors here and in `backfills`, `simulations` and `stripe_events`, and no run while there is nothing to
+do.
 """
 
 import time
