@@ -44,11 +44,21 @@ def read_metrics(pool: Pool, probes: ProbesOfProcess) -> Response:
     """Prometheus text format 0.0.4."""
     fold = CollectorRegistry(auto_describe=False)
     fold.register(_FoldCollector(probes))
-    fold.register(_ReconciliationCollector(pool))
-    fold.register(_InboxCollector(pool))
-    fold.register(SimulationCollector(pool))
+    if _answers(pool):
+        for collector in (_ReconciliationCollector(pool), _InboxCollector(pool), SimulationCollector(pool)):
+            fold.register(collector)
     text = generate_latest(_process_registry()) + generate_latest(fold)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _answers(pool: ConnectionPool) -> bool:
+    """Whether the database does. Else each collector would wait in turn, longer than a scrape may take."""
+    try:
+        with transaction(pool):
+            return True
+    except StripeMeterError as error:
+        _log.warning("database_state_unknown", reason=str(error))
+        return False
 
 
 def _process_registry() -> CollectorRegistry:
