@@ -210,12 +210,22 @@ class ClockAccount:
         given |= {"product": self._product_id(), "recurring": recurring}
         return _call(lambda: self._client.v1.prices.create(given)).id
 
-    def subscribe(self, customer: str, prices: Sequence[str], *, period_ends_at: datetime | None) -> None:
-        """A subscription from now on, each price an item; `period_ends_at`: its anchor, where that is not now."""
-        given: Any = {"customer": customer, "items": [{"price": price} for price in prices]}
+    def subscribe(self, customer: str, prices: Sequence[str], *, period_ends_at: datetime | None) -> Mapping[str, str]:
+        """A subscription from now on; `period_ends_at`: its anchor, where that is not now. Its items, by price."""
+        given: Any = {
+            "customer": customer,
+            "items": [{"price": price} for price in prices],
+            "billing_mode": {"type": "flexible"},
+        }
         if period_ends_at is not None:
             given |= {"billing_cycle_anchor": _seconds(period_ends_at), "proration_behavior": "none"}
-        _call(lambda: self._client.v1.subscriptions.create(given))
+        made = _call(lambda: self._client.v1.subscriptions.create(given))
+        return {item.price.id: item.id for item in made["items"].data}
+
+    def change_price(self, item: str, price: str) -> None:
+        """Another price of an item from now on; what was used until now is billed at the old one."""
+        given: Any = {"price": price, "proration_behavior": "create_prorations"}
+        _call(lambda: self._client.v1.subscription_items.update(item, given))
 
     def send_event(self, event_name: str, customer: str, quantity: Decimal, at: datetime, key: str) -> bool:
         """Send a meter event; False: Stripe has one of this key, and refused another.

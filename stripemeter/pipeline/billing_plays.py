@@ -19,12 +19,13 @@ from typing import Any
 from stripemeter.access.dunning import DunningPolicy, PaymentAttempt, standing_of
 from stripemeter.billing.clock_accounts import BAD_CARD, GOOD_CARD, ClockAccount, ClockedInvoice
 from stripemeter.errors import InvalidInput, InvariantBroken, ScenarioError
+from stripemeter.pricing import Price
 from stripemeter.pricing.currencies import to_minor
 from stripemeter.pricing.reading import instant_text, parse_instant
 from stripemeter.simulation.entries import Action, Expect, GrantCredit, MoveExpiry, Payments, PayNow
 from stripemeter.simulation.running import ScenarioRun, run_scenario
 from stripemeter.simulation.scenarios import Scenario
-from stripemeter.simulation.stripe_scripts import Script, ScriptedEvent, scripts_of
+from stripemeter.simulation.stripe_scripts import PriceChange, Script, ScriptedEvent, scripts_of
 
 Progress = Callable[[int, int], None]
 """Called with how many stops of clocks are done, and of how many."""
@@ -152,6 +153,9 @@ class _Play:
     invoices: list[ClockedInvoice] = field(default_factory=list)
     seen: dict[str, tuple[datetime, list[PaymentAttempt]]] = field(default_factory=dict)
     prices: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)
+    """By price, those of before included."""
+    _items: dict[str, str] = field(default_factory=dict)
     _clock: str = ""
     _customer: str = ""
     _now: datetime | None = None
@@ -171,6 +175,9 @@ class _Play:
             if stop == self.script.subscribed_at:
                 self._subscribe(stop)
             self._send(events[stop])
+            for change in self.script.changes:
+                if change.at == stop:
+                    self._change_price(change)
             for entry in self.script.entries:
                 if entry.at == stop and entry.action is not None:
                     self._act(entry.action, entry.path, stop)
@@ -180,20 +187,29 @@ class _Play:
     def _open(self, start: datetime) -> None:
         self._clock, self._now = self.account.create_clock(start), start
         self._customer = self.account.create_customer(self._clock)
-        phase = self.script.phase
         for metric, price in self.script.prices.items():
             self._meters[metric] = self.account.create_meter(metric)
-            try:
-                made = self.account.create_price(price, self._meters[metric][0], phase.cadence, phase.cadence_count)
-            except InvalidInput as error:
-                raise ScenarioError(
-                    f"plans: cannot be played on Stripe's test clocks: the price of {metric}: {error}", field="plans"
-                ) from error
-            self.prices[metric] = made
+            self.prices[metric] = self._create_price(metric, price)
+
+    def _create_price(self, metric: str, price: Price) -> str:
+        phase = self.script.phase
+        try:
+            made = self.account.create_price(price, self._meters[metric][0], phase.cadence, phase.cadence_count)
+        except InvalidInput as error:
+            raise ScenarioError(
+                f"plans: cannot be played on Stripe's test clocks: the price of {metric}: {error}", field="plans"
+            ) from error
+        self.metrics[made] = metric
+        return made
 
     def _subscribe(self, now: datetime) -> None:
         ends_at = None if self.script.is_first_whole else self.script.segment(now).end
-        self.account.subscribe(self._customer, list(self.prices.values()), period_ends_at=ends_at)
+        items = self.account.subscribe(self._customer, list(self.prices.values()), period_ends_at=ends_at)
+        self._items = {metric: items[price] for metric, price in self.prices.items()}
+
+    def _change_price(self, change: PriceChange) -> None:
+        self.prices[change.metric] = self._create_price(change.metric, change.price)
+        self.account.change_price(self._items[change.metric], self.prices[change.metric])
 
     def _move(self, to: datetime) -> None:
         """Stop where Stripe tries to collect, too: nothing else says when an attempt was made."""
@@ -286,8 +302,7 @@ class _Play:
         """Of a metric no plan prices too: a grant that pays nothing of what the customer has still exists."""
         if metric not in self.prices:
             self._meters[metric] = self.account.create_meter(metric)
-            price, phase = next(iter(self.script.prices.values())), self.script.phase
-            return self.account.create_price(price, self._meters[metric][0], phase.cadence, phase.cadence_count)
+            return self._create_price(metric, next(iter(self.script.prices.values())))
         return self.prices[metric]
 
 
@@ -296,9 +311,8 @@ def _compare_invoices(play: _Play, run: ScenarioRun) -> list[Compared]:
     ref = play.script.customer_ref
     finals = [each for each in run.invoices if each["customerId"] == ref and each["status"] != "draft"]
     ours = {instant_text(parse_instant(each["periodEnd"], "periodEnd")): _ours(each) for each in finals}
-    metrics = {price: metric for metric, price in play.prices.items()}
     theirs = {
-        instant_text(max(line.end for line in each.lines)): _theirs(each, metrics)
+        instant_text(max(line.end for line in each.lines)): _theirs(each, play.metrics)
         for each in play.invoices
         if each.finalized_at is not None and each.lines
     }
@@ -311,14 +325,17 @@ def _compare_invoices(play: _Play, run: ScenarioRun) -> list[Compared]:
 def _ours(document: Mapping[str, Any]) -> dict[str, Any]:
     currency = document["currency"]
     lines: defaultdict[str, list[int]] = defaultdict(list)
+    quantities: defaultdict[str, Decimal] = defaultdict(Decimal)
     for line in document["lines"]:
         lines[line["metric"]].append(_minor(line["amount"], currency))
+    for item in document["lineItems"]:
+        quantities[item["metric"]] += Decimal(item["quantity"])
     return {
         "status": document["status"],
         "finalizedAt": document["finalizedAt"],
         "currency": currency.lower(),
         **{f"lines of {metric}": amounts for metric, amounts in lines.items()},
-        **{f"quantity of {each['metric']}": _text(Decimal(each["quantity"])) for each in document["lineItems"]},
+        **{f"quantity of {metric}": _text(quantity) for metric, quantity in quantities.items()},
         "subtotal": _minor(document["subtotal"], currency),
         "credits": _minor(document["credits"], currency),
         "total": _minor(document["total"], currency),

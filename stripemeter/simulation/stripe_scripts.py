@@ -27,6 +27,7 @@ from stripemeter.simulation.entries import (
     Change,
     Commit,
     Entry,
+    GrantCredit,
     Reduce,
     Reprice,
     Send,
@@ -46,9 +47,7 @@ MOST_DIGITS = 15
 _SECOND = timedelta(seconds=1)
 _LONGEST_STEP = timedelta(days=10)
 _REASONS: Mapping[type[Action], str] = {
-    Change: "a change of plans in the middle of a period is not played",
     Cancel: "the end of a subscription is not played",
-    Reprice: "a change of prices is not played",
     Commit: "Stripe's subscriptions have no commitments",
     Reduce: "discounts are not played",
     Adjust: "an adjustment is the pipeline's to push, and no event of a customer's",
@@ -76,13 +75,23 @@ class ScriptedEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PriceChange:
+    """Another price of a metric, from an instant on."""
+
+    at: datetime
+    metric: str
+    price: Price
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """What happens to one customer.
 
     Args:
         customer_ref: whose.
         currency: of the plan.
-        prices: by metric, fees as prices of one unit.
+        prices: by metric at the beginning, fees as prices of one unit.
+        changes: of prices, in order; after the usage of their stop is sent.
         fees: which of them are fees.
         phase: how its periods are cut.
         subscribed_at: when the subscription begins.
@@ -95,6 +104,7 @@ class Script:
     customer_ref: str
     currency: str
     prices: Mapping[str, Price]
+    changes: Sequence[PriceChange]
     fees: frozenset[str]
     phase: BillingPhase
     subscribed_at: datetime
@@ -137,30 +147,40 @@ def scripts_of(scenario: Scenario, seed: int) -> list[Script]:
 
 def _script(story: Story, ref: str, deliveries: Sequence[Delivery]) -> Script | None:
     entries = [entry for entry in story.entries if _customer_of(entry.action) in (ref, None)]
-    plan, phase, subscribed_at = None, None, story.start
     for entry in entries:
         if reason := _REASONS.get(type(entry.action)):  # type: ignore[arg-type] # no action has no reason
             raise _refused(reason, entry.path)
-        if isinstance(entry.action, Subscribe):
-            if plan is not None:
-                raise _refused("a second plan of a customer is not played", entry.path)
-            plan, phase, subscribed_at = story.plans[entry.action.plan], entry.action.phase, entry.at
-            _check_plan(story, plan, phase, subscribed_at, entry.path)
-    if plan is None or phase is None:
+    subscribed = [entry for entry in entries if isinstance(entry.action, Subscribe)]
+    if not subscribed:
         return None
+    if len(subscribed) > 1:
+        raise _refused("a second plan of a customer is not played", subscribed[1].path)
+    subscribe, subscribed_at = subscribed[0].action, subscribed[0].at
+    assert isinstance(subscribe, Subscribe)
+    plan, phase = story.plans[subscribe.plan], subscribe.phase
+    if phase is None:
+        raise _refused("the periods of the subscription are not known", subscribed[0].path)
+    _check_plan(story, plan, phase, subscribed_at, subscribed[0].path)
+    usage, changes = _prices_of(story, plan, subscribed_at, entries)
     segments = list(_segments(phase, subscribed_at, story.end))
-    others = [entry for entry in entries if not isinstance(entry.action, Send | Generator | Subscribe | None)]
-    stops = _stops(story, subscribed_at, segments, [entry.at for entry in others])
+    done = Send | Generator | Subscribe | Change | Reprice | None
+    others = [entry for entry in entries if not isinstance(entry.action, done)]
+    instants = [*(entry.at for entry in others), *(change.at for change in changes)]
+    stops = _stops(story, subscribed_at, segments, instants)
     fees = {fee.name: _fee_price(fee.amount_minor, plan.currency) for fee in plan.fees}
-    prices = {**fees, **plan.prices}
+    prices = {**fees, **usage}
     events = [
-        *(_scripted(event, at, path, phase, segments, stops) for event, at, path in _events(deliveries, ref, prices)),
+        *(
+            _scripted(event, at, path, phase, segments, stops, changes)
+            for event, at, path in _events(deliveries, ref, prices)
+        ),
         *(_fee_event(ref, name, segment, stops) for name in fees for segment in segments),
     ]
     return Script(
         customer_ref=ref,
         currency=plan.currency,
         prices=prices,
+        changes=changes,
         fees=frozenset(fees),
         phase=phase,
         subscribed_at=subscribed_at,
@@ -179,6 +199,36 @@ def _check_plan(story: Story, plan: Plan, phase: BillingPhase | None, at: dateti
         is_whole = phase is not None and _whole_segment(phase, at).start == at
         if phase is None or (fee.cadence, 1) != (phase.cadence, phase.cadence_count) or not is_whole:
             raise _refused(f"the fee {fee.name} is not owed in whole periods of the subscription", path)
+
+
+def _prices_of(
+    story: Story, plan: Plan, since: datetime, entries: Sequence[Entry]
+) -> tuple[dict[str, Price], list[PriceChange]]:
+    """What a customer's metrics cost when they subscribe, and every change of that."""
+    book = {(each.name, metric): price for each in story.plans.values() for metric, price in each.prices.items()}
+    held, first, prices, changes = plan, dict(plan.prices), dict(plan.prices), list[PriceChange]()
+    for entry in entries:
+        match entry.action:
+            case Reprice(plan=name, metric=metric, price=price):
+                book[name, metric] = price
+            case Change(new=name):
+                held = story.plans[name]
+                if plan.fees or held.fees:
+                    raise _refused("a fee that changes is not owed in whole periods", entry.path)
+                if held.prices.keys() != plan.prices.keys():
+                    raise _refused("a change to a plan of other metrics is not played", entry.path)
+            case GrantCredit(grant=grant) if grant.metrics is not None and changes:
+                raise _refused("a grant for metrics whose prices changed is not played", entry.path)
+        for metric, known in list(prices.items()):
+            price = book[held.name, metric]
+            if price == known:
+                continue
+            prices[metric] = price
+            if entry.at > since:
+                changes.append(PriceChange(at=entry.at, metric=metric, price=price))
+            else:
+                first[metric] = price
+    return first, changes
 
 
 def _whole_segment(phase: BillingPhase, at: datetime) -> Segment:
@@ -241,6 +291,7 @@ def _scripted(
     phase: BillingPhase,
     segments: Sequence[Segment],
     stops: Sequence[datetime],
+    changes: Sequence[PriceChange],
 ) -> ScriptedEvent:
     stop = _stop_for(max(arrives_at, event.ts), segments, stops)
     if stop - event.ts > OLDEST:
@@ -249,10 +300,15 @@ def _scripted(
     if len(quantity.normalize().as_tuple().digits) > MOST_DIGITS:
         raise _refused(f"Stripe takes at most {MOST_DIGITS} significant digits, not {event.quantity}", path)
     begins_at = segment_at([phase], event.ts).start
+    for change in changes:
+        if change.metric == event.metric and event.ts < change.at < stop:
+            raise _refused("whose usage is that comes after a price change before which it was is not documented", path)
+        if change.metric == event.metric and change.at <= event.ts:
+            begins_at = max(begins_at, change.at)
     return ScriptedEvent(
         stop=stop,
         metric=event.metric,
-        # Whose the second is in which a period begins is not documented.
+        # Whose the second is in which a period or a price begins is not documented.
         at=max(event.ts.replace(microsecond=0), begins_at + _SECOND),
         quantity=quantity,
         key=event.key_hash.hex(),

@@ -115,6 +115,26 @@ def test_usage_that_comes_after_the_invoice_is_on_neither(emulator: RunningEmula
     assert done.invoices[0].theirs["quantity of calls"] == "5"
 
 
+def test_a_price_that_changes_cuts_the_usage_alike(emulator: RunningEmulator) -> None:
+    """A price of its plan's, then another plan: each stretch is priced by itself, with tiers and flat amounts anew."""
+    cheaper = {"model": "flat", "currency": "USD", "unitPrice": "0.004"}
+    document = story(
+        {
+            "subscribe": {"plan": "usage"},
+            "generate": {"metric": "calls", "quantity": 7, "rate": {"count": 1, "per": "P1D"}, "until": "2026-03-01"},
+        },
+        {"at": "2026-01-16", "price": {"plan": "usage", "metric": "calls", "priceConfig": cheaper}},
+        {"at": "2026-02-10T12:00:00Z", "change": {"from": "usage", "to": "other"}},
+        {"at": "2026-03-01T01:00:00Z", "expect": {"events": {"accepted": 59}}},
+    )
+    document["plans"].append({"name": "other", "currency": "USD", "usage": [{"metric": "calls", "priceConfig": TIERS}]})
+    done = play(emulator, document)
+    assert [each.differences for each in done.invoices] == [[], []]
+    # 105 calls at the tiers and 112 at 0.4 cents; 70 at 0.4 cents and 126 at the tiers.
+    january, february = (sorted(each.theirs["lines of calls"]) for each in done.invoices)
+    assert (january, february) == ([42, 45, 100, 1050], [28, 100, 216, 1050])
+
+
 def test_credit_is_burnt_alike(emulator: RunningEmulator) -> None:
     """Two grants by expiry, one rolled over, one for another metric: what each invoice takes is the same."""
     week = {"metric": "calls", "quantity": 100}

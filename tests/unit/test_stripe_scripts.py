@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from stripemeter.cli.yaml_files import read_yaml
 from stripemeter.errors import ScenarioError
+from stripemeter.pricing import PerUnit
 from stripemeter.simulation.scenarios import read_scenario
 from stripemeter.simulation.stripe_scripts import Script, scripts_of
 
@@ -26,6 +28,7 @@ def scripts(*timeline: dict[str, Any], **more: Any) -> list[Script]:  # noqa: AN
         "plans": [
             {"name": "usage", "currency": "USD", "usage": [{"metric": "calls", "priceConfig": FLAT}]},
             {"name": "fee", "currency": "USD", "fees": [{"name": "base", "amount": 29}]},
+            {"name": "other", "currency": "USD", "usage": [{"metric": "seats", "priceConfig": FLAT}]},
         ],
         "timeline": [*timeline, EXPECT],
         **more,
@@ -35,6 +38,10 @@ def scripts(*timeline: dict[str, Any], **more: Any) -> list[Script]:  # noqa: AN
 
 SUBSCRIBE: dict[str, Any] = {"subscribe": {"plan": "usage"}}
 LATER = "2026-01-10T00:00:00Z"
+REPRICE: dict[str, Any] = {
+    "at": LATER,
+    "price": {"plan": "usage", "metric": "calls", "priceConfig": {**FLAT, "unitPrice": 2}},
+}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +59,30 @@ LATER = "2026-01-10T00:00:00Z"
             {},
             "timeline[1].commitment",
             "have no commitments",
+        ),
+        (
+            [SUBSCRIBE, {"at": LATER, "change": {"from": "usage", "to": "fee"}}],
+            {},
+            "timeline[1].change",
+            "a fee that changes",
+        ),
+        (
+            [SUBSCRIBE, {"at": LATER, "change": {"from": "usage", "to": "other"}}],
+            {},
+            "timeline[1].change",
+            "a plan of other metrics",
+        ),
+        (
+            [SUBSCRIBE, REPRICE, {"credit": {"reason": "A", "amount": 5, "metrics": ["calls"]}}],
+            {},
+            "timeline[2].credit",
+            "a grant for metrics whose prices changed",
+        ),
+        (
+            [SUBSCRIBE, REPRICE, {"at": "P12D", "events": [{"metric": "calls", "quantity": 1, "ts": "2026-01-09"}]}],
+            {},
+            "timeline[2].events[0]",
+            "comes after a price change before which it was",
         ),
         ([SUBSCRIBE], {"taxRate": 5}, "taxRate", "taxes"),
         ([SUBSCRIBE], {"finalizeAfter": "PT2H"}, "finalizeAfter", "a setting of the account"),
@@ -126,6 +157,23 @@ def test_the_clock_moves_in_steps_stripe_allows() -> None:
     assert all(
         later - earlier <= timedelta(days=10) for earlier, later in zip(script.stops, script.stops[1:], strict=False)
     )
+
+
+def test_a_price_changes_where_the_clock_stops() -> None:
+    """What holds when the subscription begins is no change; usage of the very instant is at the new price."""
+    (script,) = scripts(
+        {**REPRICE, "at": "2026-01-01"},
+        {"at": "2026-01-01", **SUBSCRIBE},
+        {"at": LATER, "events": [{"metric": "calls", "quantity": 1}]},
+        {"at": LATER, "price": {"plan": "usage", "metric": "calls", "priceConfig": {**FLAT, "unitPrice": 3}}},
+    )
+    assert script.prices["calls"].model == PerUnit(unit_minor=Decimal(200))
+    assert [(change.metric, change.price.model) for change in script.changes] == [
+        ("calls", PerUnit(unit_minor=Decimal(300)))
+    ]
+    (change,), (event,) = script.changes, script.events
+    assert change.at in script.stops
+    assert event.at == change.at + timedelta(seconds=1)
 
 
 def test_a_fee_is_a_unit_of_each_period() -> None:
