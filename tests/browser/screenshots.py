@@ -23,7 +23,7 @@ from tests.stacks import Stack, is_folded, running_stack, wait_until
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 SETTLED_MILLISECONDS = 2_500
 """Dagster's pages draw themselves after they are loaded, and say nowhere when they have."""
-EXPANDED = "%2C".join(f"global%40global%3A{group}" for group in ("ledger", "metering", "billing"))
+EXPANDED = "%2C".join(f"global%40global%3A{group}" for group in ("ledger", "metering", "pricing", "billing"))
 """How Dagster's address names the groups whose assets are shown."""
 NOON = (datetime.now(UTC) - timedelta(days=1)).replace(hour=12, minute=0, second=0, microsecond=0)
 CUSTOMERS = {"ada": 1200, "bob": 340, "eve": 75}
