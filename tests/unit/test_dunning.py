@@ -78,6 +78,17 @@ def test_what_comes_after_is_not_looked_at() -> None:
     assert standing_of(attempts, POLICY, _day(1)) == standing_of(attempts[:1], POLICY, _day(1))
 
 
+def test_a_retry_that_is_due_now_is_no_longer_ahead() -> None:
+    """At its instant nothing is known to come: whoever asks is not told of a retry in the past."""
+    attempts = [_attempt("in_1", 0, "failed", 1, next_day=3)]
+
+    at_once = standing_of(attempts, POLICY, _day(3))
+    before = standing_of(attempts, POLICY, _day(3) - timedelta(microseconds=1))
+
+    assert (at_once.state, at_once.next_attempt_at) == ("past_due", None)
+    assert (before.state, before.next_attempt_at) == ("retry_scheduled", _day(3))
+
+
 def test_a_customer_is_recovered_only_when_nothing_is_owed() -> None:
     """One invoice paid of two leaves the other's debt, from the first failure on."""
     attempts = [
