@@ -106,7 +106,8 @@ def stop_stack(home: Path, *, timeout_seconds: float = STOP_SECONDS) -> bool:
     if record is not None and was_running and record.is_supervised:
         os.kill(record.supervisor_pid, signal.SIGTERM)
     deadline = time.monotonic() + timeout_seconds
-    while is_held(home):
+    # The supervisor lets go of the home before it is gone itself.
+    while is_held(home) or (was_running and record is not None and record.is_supervised):
         if time.monotonic() >= deadline:
             raise Unavailable(
                 f"the stack in {home} did not stop within {timeout_seconds:.0f} s. Wait, or run `stripemeter down` "

@@ -14,6 +14,7 @@ from stripemeter.runtime.embedded_postgres import EmbeddedPostgres
 from stripemeter.store import push_epochs
 from stripemeter.store.migrations import load_migrations, migrate
 from stripemeter.store.postgres import connect, transaction
+from tests.stacks import wait_until
 from tests.stripe_bench import NOW
 
 
@@ -82,10 +83,17 @@ def test_a_recovery_from_a_backup_is_another_timeline(postgres: EmbeddedPostgres
         with (server.data / "postgresql.auto.conf").open("a") as configuration:
             configuration.write("restore_command = 'false'\n")
         process = server.start()
+        # It answers readers before its recovery ends.
+        wait_until(lambda: not _is_recovering(server.database_url("ours")), "the end of the recovery")
         with connect(server.database_url("ours")) as tx, pytest.raises(NotAllowed, match="another timeline"):
             push_epochs.require_open(tx)
     finally:
         server.stop(process)
+
+
+def _is_recovering(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        return connection.execute("select pg_is_in_recovery()").fetchone() == (True,)
 
 
 def test_rows_from_before_the_first_epoch_are_of_it(postgres: EmbeddedPostgres) -> None:
